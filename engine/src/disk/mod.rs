@@ -1,0 +1,136 @@
+//! What the engine asks of a disk.
+//!
+//! Owns: the two traits, the I/O classes, and the contract below. Implementations: `uring` here (Linux direct
+//! I/O), `corelog_sim::SimDisk` (a disk that forgets, tears, rots and fills up). One conformance suite runs
+//! on both (`engine/tests/disk_conformance.rs`).
+//!
+//! The contract:
+//! - Writes and reads are aligned to [`BLOCK_BYTES`] in file position, length and memory.
+//! - A completed write is *written*: it survives the death of the process. It survives power loss only once a
+//!   [`DiskFile::sync`] that started after its completion has succeeded.
+//! - Writes in flight complete in any order, and power loss keeps, drops or tears each at the grain of 512
+//!   bytes: a sector holds old or new bytes, never a mixture.
+//! - A created, renamed or removed name is durable once [`Disk::sync_dir`] of its directory has succeeded.
+//! - Operations start when the future is first polled or earlier. Dropping a future does not cancel its
+//!   operation: the implementation keeps file and buffers alive until the kernel is done.
+//! - After a failed sync nothing is known of what was written since the last good one. Never retry it.
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::buffer::{DmaBuffer, DmaSlice};
+
+pub mod uring;
+
+/// Alignment of every position, length and address of direct I/O: a page, and a multiple of any logical block
+/// size in use.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// Who waits for an operation; decides its depth limit and its kernel I/O priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IoClass {
+    /// A produce waits: writes and syncs of the active segment.
+    Commit,
+    /// A consumer or a lagging replica waits: cold reads and their read-ahead.
+    ColdRead,
+    /// Nobody waits: writing ahead, scrubbing, compaction, copying aside.
+    Background,
+}
+
+/// How a file is opened. Always for reading and writing, with direct I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Fails with `NotFound` if it is not there.
+    Existing,
+    /// Fails with `AlreadyExists` if it is there.
+    CreateNew,
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// File name without its directory.
+    pub name: String,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+/// A disk, as one shard sees it. Cheap to clone.
+pub trait Disk: Clone + 'static {
+    /// An open file.
+    type File: DiskFile;
+
+    /// Opens a file for direct I/O.
+    fn open(&self, path: &Path, mode: OpenMode) -> impl Future<Output = io::Result<Self::File>>;
+
+    /// Renames a file or directory, replacing a file at `to`. Durable after `sync_dir` of both directories.
+    fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>>;
+
+    /// Removes a file. Durable after `sync_dir`.
+    fn remove_file(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+
+    /// Removes a directory with all in it. Not an error if it is not there.
+    fn remove_dir_all(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+
+    /// Creates a directory and its parents. Not an error if it is there.
+    fn create_dir_all(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+
+    /// Makes created, renamed and removed names of a directory durable.
+    fn sync_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+
+    /// Names in a directory, sorted.
+    fn list(&self, path: &Path) -> impl Future<Output = io::Result<Vec<DirEntry>>>;
+
+    /// Whole contents of a small file (an index, a checkpoint). Fails with `InvalidData` above `bytes_max`.
+    fn read_file(&self, path: &Path, bytes_max: usize) -> impl Future<Output = io::Result<Vec<u8>>>;
+
+    /// Replaces a small file: written beside it, synced, renamed over it, directory synced. A crash leaves the
+    /// old or the new contents, whole.
+    fn replace_file(&self, path: &Path, contents: Vec<u8>) -> impl Future<Output = io::Result<()>>;
+
+    /// Bytes that an ordinary user may still write on the file system of `path`.
+    fn free_bytes(&self, path: &Path) -> impl Future<Output = io::Result<u64>>;
+}
+
+/// An open file. Cheap to clone; closed when the last clone and the last operation are gone.
+pub trait DiskFile: Clone + 'static {
+    /// The path it was opened with (a later rename does not show).
+    fn path(&self) -> PathBuf;
+
+    /// Writes the slices one after the other at `position`. A short write is an error.
+    ///
+    /// Shape: `position`, and each slice's address and length, are multiples of [`BLOCK_BYTES`].
+    /// Errors: `StorageFull` (ENOSPC) leaves the file usable; anything else means that the medium is in doubt.
+    fn write_at(
+        &self,
+        slices: Vec<DmaSlice>,
+        position: u64,
+        class: IoClass,
+    ) -> impl Future<Output = io::Result<()>> + 'static;
+
+    /// Reads `length` bytes at `position` into the front of `buffer` and gives it back with the number of bytes
+    /// read (less than `length` only at the end of the file), already counted as filled.
+    ///
+    /// Shape: `position` and `length` are multiples of [`BLOCK_BYTES`]; `length` fits the buffer.
+    fn read_at(
+        &self,
+        buffer: DmaBuffer,
+        length: usize,
+        position: u64,
+        class: IoClass,
+    ) -> impl Future<Output = (DmaBuffer, io::Result<usize>)> + 'static;
+
+    /// Makes all completed writes and the length durable (fdatasync).
+    fn sync(&self) -> impl Future<Output = io::Result<()>> + 'static;
+
+    /// Writes zeroes to `[start, end)`, growing the file if needed: the blocks are allocated *and written*, so
+    /// that a later write there moves data and nothing else. Not durable by itself.
+    fn zero(&self, start: u64, end: u64, class: IoClass) -> impl Future<Output = io::Result<()>> + 'static;
+
+    /// Cuts or extends the file to `length` bytes (any number, not only whole blocks).
+    fn set_length(&self, length: u64) -> impl Future<Output = io::Result<()>> + 'static;
+
+    /// Current length in bytes.
+    fn length(&self) -> impl Future<Output = io::Result<u64>> + 'static;
+}

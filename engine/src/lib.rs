@@ -1,0 +1,12 @@
+//! The log engine of one shard: record batches, segments on direct I/O, recovery.
+//!
+//! Owns: the bytes of a partition, from append to device and back. Knows nobody above: no sockets, no
+//! replication, no clock, no executor. It returns futures and takes `now`; whoever runs it spawns and sleeps.
+//! Invariant: everything here belongs to one core. Nothing is `Send`, nothing locks.
+
+pub mod batch;
+pub mod buffer;
+pub mod disk;
+pub mod types;
+
+pub use types::{LeaderEpoch, LogId, Offset, PartitionId, TimestampMs, TopicId, TopicPartition};
