@@ -1,0 +1,33 @@
+# Two commands for people: `make run` shows the product at work, `make test` checks everything. Both bring what they need.
+SHELL := /bin/bash
+CARGO ?= cargo
+# flatc that agrees with the flatbuffers crate; the regeneration test reads it.
+FLATC = $$(scripts/flatc.sh)
+
+.PHONY: run build test lint unit fuzz bench-quick clean help
+
+run: build ## Build, start a node in a temporary directory, stream real data through it, kill it, prove nothing is lost
+	target/release/corelog demo
+
+build: ## Build the release binary target/release/corelog
+	@scripts/setup.sh build
+	$(CARGO) build --release --locked -p corelog-server
+
+test: setup lint unit ## Everything: format, lints, schemas, all tests
+
+.PHONY: setup
+setup:
+	@scripts/setup.sh
+
+lint:
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+unit:
+	CORELOG_FLATC=$(FLATC) $(CARGO) test --workspace --locked
+
+clean:
+	$(CARGO) clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
