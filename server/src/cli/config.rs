@@ -1,0 +1,33 @@
+//! `corelog config check|print|reference`: looks at the configuration without starting a node.
+
+use std::path::PathBuf;
+
+use super::{CliError, CliResult, Exit};
+
+/// What to do with the configuration.
+#[derive(Debug, clap::Subcommand)]
+pub enum ConfigCommand {
+    /// Check a file: unknown keys, ranges, contradictions; all of them at once.
+    #[command(after_help = "Example:\n  corelog config check corelog.toml")]
+    Check {
+        /// Configuration file (TOML).
+        file: PathBuf,
+    },
+    /// Print the configuration that a node would run with: defaults, file and environment joined.
+    #[command(after_help = "Example:\n  corelog config print corelog.toml --json")]
+    Print {
+        /// Configuration file (TOML); without it, the defaults.
+        file: Option<PathBuf>,
+        /// Print JSON instead of TOML.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print every key with its default, unit, range and when to change it.
+    Reference,
+}
+
+/// Runs one of the config commands.
+pub fn run(command: ConfigCommand) -> CliResult {
+    let _ = command;
+    Err(CliError::new(Exit::Failure, "this build has no configuration yet"))
+}
