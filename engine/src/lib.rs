@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod buffer;
 pub mod disk;
+pub mod index;
 pub mod types;
 
 pub use types::{LeaderEpoch, LogId, Offset, PartitionId, TimestampMs, TopicId, TopicPartition};
