@@ -1,8 +1,6 @@
 # Two commands for people: `make run` shows the product at work, `make test` checks everything. Both bring what they need.
 SHELL := /bin/bash
 CARGO ?= cargo
-# flatc that agrees with the flatbuffers crate; the regeneration test reads it.
-FLATC = $$(scripts/flatc.sh)
 
 .PHONY: run build test lint unit fuzz bench-quick clean help
 
@@ -24,7 +22,7 @@ lint:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 unit:
-	CORELOG_FLATC=$(FLATC) $(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked
 
 clean:
 	$(CARGO) clean

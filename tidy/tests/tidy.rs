@@ -19,7 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("replication", &["engine"]),
     ("net", &["engine", "schemas"]),
     ("client", &["engine", "schemas"]),
-    ("bench", &["engine", "schemas", "client", "tuning"]),
+    ("bench", &["engine", "schemas", "tuning"]),
     ("sim", &["engine", "replication"]),
     ("server", &["engine", "schemas", "tuning", "replication", "net", "client", "bench"]),
 ];
