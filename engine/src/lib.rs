@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod buffer;
+pub mod checkpoint;
 pub mod disk;
 pub mod index;
 pub mod types;
