@@ -3,3 +3,4 @@
 //! Owns: the list of modules. `main.rs` is only an entry, so that tests can reach everything else.
 
 pub mod cli;
+pub mod control;

@@ -1,0 +1,18 @@
+//! The control thread: metadata, topic administration, and what it tells the shards.
+//!
+//! Owns: which topics exist, with which ids, options and places. One thread, one writer. Shards never ask the
+//! store: they get immutable snapshots and answer with the version that they have applied.
+//! Not here: how a shard opens, serves and closes partitions (`crate::shard`).
+
+pub mod messages;
+pub mod options;
+pub mod snapshot;
+pub mod stats;
+
+pub use messages::{AdminRequest, PartitionFailure, ShardCommand, ShardLink, ShardReport, link_shards};
+pub use options::TopicOptions;
+pub use snapshot::{
+    DataDirIndex, DataDirMetadata, DataDirState, NodeId, PartitionMetadata, ShardAddress, ShardId, Snapshot,
+    SnapshotVersion, TopicMetadata,
+};
+pub use stats::{LatencyBuckets, PartitionStats, ShardStats};
