@@ -5,8 +5,9 @@
 //! stops at its limit before it has allocated more.
 //! Not here: where the codec's number stands in a batch header (`engine::batch`).
 
-use std::borrow::Cow;
 use std::io::{self, Read, Write};
+
+use corelog_engine::batch;
 
 /// zstd's own default level: 3.
 const ZSTD_LEVEL: i32 = 3;
@@ -26,24 +27,22 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// The number in bits 0 to 2 of the batch attributes.
-    ///
-    /// Source: Kafka documentation, "Record Batch": 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
-    pub fn attribute_bits(self) -> u8 {
+    /// The codec as batch headers name it.
+    pub fn in_batch(self) -> batch::Compression {
         match self {
-            Self::None => 0,
-            Self::Lz4 => 3,
-            Self::Zstd => 4,
+            Self::None => batch::Compression::None,
+            Self::Lz4 => batch::Compression::Lz4,
+            Self::Zstd => batch::Compression::Zstd,
         }
     }
 
-    /// The codec with this number; `None` for codecs that we do not read (gzip, snappy) and unknown ones.
-    pub fn from_attribute_bits(bits: u8) -> Option<Self> {
-        match bits {
-            0 => Some(Self::None),
-            3 => Some(Self::Lz4),
-            4 => Some(Self::Zstd),
-            _ => None,
+    /// The codec of a batch; `None` for those that we do not read (gzip, snappy).
+    pub fn of_batch(compression: batch::Compression) -> Option<Self> {
+        match compression {
+            batch::Compression::None => Some(Self::None),
+            batch::Compression::Lz4 => Some(Self::Lz4),
+            batch::Compression::Zstd => Some(Self::Zstd),
+            batch::Compression::Gzip | batch::Compression::Snappy => None,
         }
     }
 
@@ -97,22 +96,26 @@ pub enum DecompressError {
     },
 }
 
-/// Packs the records part of a batch.
+/// Packs the records part of a batch and appends it to `out`: the codec that `BatchBuilder::finish_compressed`
+/// asks for.
 ///
-/// Cost: one allocation of about the packed size; none for `Compression::None`.
-pub fn compress(compression: Compression, records: &[u8]) -> Cow<'_, [u8]> {
+/// Cost: no allocation besides the growth of `out` and what the codec needs inside.
+pub fn compress(compression: Compression, records: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     match compression {
-        Compression::None => Cow::Borrowed(records),
+        Compression::None => out.extend_from_slice(records),
         Compression::Lz4 => {
-            let mut frame = lz4_flex::frame::FrameEncoder::new(Vec::with_capacity(records.len() / 2));
-            frame.write_all(records).expect("writing to memory does not fail");
-            Cow::Owned(frame.finish().expect("writing to memory does not fail"))
+            let mut frame = lz4_flex::frame::FrameEncoder::new(out);
+            frame.write_all(records)?;
+            frame.finish().map_err(io::Error::other)?;
         }
         Compression::Zstd => {
-            let packed = zstd::bulk::compress(records, ZSTD_LEVEL);
-            Cow::Owned(packed.expect("zstd packs any bytes at its default level"))
+            let mut frame = zstd::stream::write::Encoder::new(out, ZSTD_LEVEL)?;
+            frame.set_pledged_src_size(Some(records.len() as u64))?;
+            frame.write_all(records)?;
+            frame.finish()?;
         }
     }
+    Ok(())
 }
 
 /// Unpacks the records part of a batch, to at most `bytes_max` bytes.
@@ -177,12 +180,18 @@ mod tests {
         b"the quick brown fox jumps over the lazy dog, ".iter().copied().cycle().take(bytes).collect()
     }
 
+    fn pack(compression: Compression, records: &[u8]) -> Vec<u8> {
+        let mut packed = Vec::new();
+        compress(compression, records, &mut packed).expect("packs");
+        packed
+    }
+
     #[test]
     fn what_is_packed_unpacks_to_the_same_bytes() {
         for compression in ALL {
             for bytes in [0, 1, 63, 64 * 1024, 64 * 1024 + 1, 300_000] {
                 let records = text(bytes);
-                let packed = compress(compression, &records);
+                let packed = pack(compression, &records);
                 let unpacked = decompress(compression, &packed, bytes).expect("unpacks");
                 assert_eq!(unpacked, records, "{} of {bytes} bytes", compression.name());
             }
@@ -192,7 +201,7 @@ mod tests {
     #[test]
     fn unpacking_stops_at_the_limit() {
         for compression in ALL {
-            let packed = compress(compression, &text(100_000)).into_owned();
+            let packed = pack(compression, &text(100_000));
             let outcome = decompress(compression, &packed, 99_999);
             assert_eq!(
                 outcome,
@@ -210,7 +219,7 @@ mod tests {
                 decompress(compression, b"this is no frame", 1000),
                 Err(DecompressError::Invalid { .. })
             ));
-            let whole = compress(compression, &text(10_000)).into_owned();
+            let whole = pack(compression, &text(10_000));
             for cut in 0..whole.len() {
                 if let Ok(records) = decompress(compression, &whole[..cut], 10_000) {
                     // Only the end mark may be missing without a loss.
@@ -221,12 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn attribute_bits_and_names_lead_back_to_the_codec() {
+    fn batch_codecs_and_names_lead_back_to_the_codec() {
         for compression in ALL {
-            assert_eq!(Compression::from_attribute_bits(compression.attribute_bits()), Some(compression));
+            assert_eq!(Compression::of_batch(compression.in_batch()), Some(compression));
             assert_eq!(compression.name().parse(), Ok(compression));
         }
-        assert_eq!(Compression::from_attribute_bits(1), None);
+        assert_eq!(Compression::of_batch(batch::Compression::Gzip), None);
         assert!("gzip".parse::<Compression>().is_err());
     }
 }

@@ -4,12 +4,26 @@
 //! not build the server: no glommio, no io_uring, no engine threads. It runs on tokio (sockets and timers),
 //! which is what the programs around it run on; it is the one library of the house that spawns tasks and reads
 //! a clock, since a client has no server above it to do so. All decisions are pure and tested as such:
-//! `partitioner`, `retry`, `compression`.
+//! `partitioner`, `producer::accumulator`, `retry`, `compression`.
 
+mod client;
+mod cluster;
 pub mod compression;
+mod connection;
+pub mod error;
 pub mod partitioner;
+mod pool;
+pub mod producer;
 pub mod retry;
 
+pub use client::{Client, ClientConfig};
+pub use cluster::{Partition, Topic};
 pub use compression::Compression;
+pub use corelog_engine::batch::RecordHeader;
+pub use corelog_engine::{Offset, TimestampMs, TopicId};
+pub use corelog_schemas::messages::Acks;
+pub use corelog_schemas::{ErrorCode, Failure};
+pub use error::{ConnectError, ConsumeError, DeliveryError, RequestError, SendError};
 pub use partitioner::KeylessRule;
+pub use producer::{Delivery, DeliveryReport, Producer, ProducerConfig, ProducerRecord, RecordMetadata};
 pub use retry::RetryPolicy;

@@ -60,11 +60,18 @@ pub enum KeylessRule {
     RoundRobin,
 }
 
+/// Whose turn it is in one topic, of how many.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    partition: u32,
+    partitions: u32,
+}
+
 /// Chooses partitions for the records of one producer.
 #[derive(Debug)]
 pub struct Partitioner {
     rule: KeylessRule,
-    next: HashMap<Arc<str>, u32>,
+    turns: HashMap<Arc<str>, Turn>,
     first: u32,
 }
 
@@ -73,7 +80,7 @@ impl Partitioner {
     /// number). Producers start at different ones, so that many short-lived producers do not all fill
     /// partition 0.
     pub fn new(rule: KeylessRule, first: u32) -> Self {
-        Self { rule, next: HashMap::new(), first }
+        Self { rule, turns: HashMap::new(), first }
     }
 
     /// The partition for a record of `topic` that has `partitions` partitions.
@@ -85,28 +92,27 @@ impl Partitioner {
         }
         assert!(partitions > 0, "a topic has at least one partition");
         let first = self.first;
-        let current = match self.next.get_mut(topic) {
-            Some(next) => next,
-            None => self.next.entry(Arc::clone(topic)).or_insert(first),
+        let turn = match self.turns.get_mut(topic) {
+            Some(turn) => turn,
+            None => self.turns.entry(Arc::clone(topic)).or_insert(Turn { partition: first, partitions }),
         };
-        let chosen = *current % partitions;
-        if self.rule == KeylessRule::RoundRobin {
-            *current = (chosen + 1) % partitions;
-        }
+        // The topic may have got more partitions since.
+        turn.partitions = partitions;
+        let chosen = turn.partition % partitions;
+        turn.partition =
+            if self.rule == KeylessRule::RoundRobin { (chosen + 1) % partitions } else { chosen };
         chosen
     }
 
-    /// Tells that the batch which keyless records of `topic` were going to is closed: the sticky rule moves on
-    /// if it still points at `partition`.
-    pub fn batch_closed(&mut self, topic: &Arc<str>, partitions: u32, partition: u32) {
-        assert!(partitions > 0, "a topic has at least one partition");
+    /// Tells that a batch of this partition was closed: the sticky rule moves on if it still points there.
+    pub fn batch_closed(&mut self, topic: &Arc<str>, partition: u32) {
         if self.rule == KeylessRule::RoundRobin {
             return;
         }
-        if let Some(current) = self.next.get_mut(topic)
-            && *current % partitions == partition
+        if let Some(turn) = self.turns.get_mut(topic)
+            && turn.partition == partition
         {
-            *current = (partition + 1) % partitions;
+            turn.partition = (partition + 1) % turn.partitions;
         }
     }
 }
@@ -153,9 +159,9 @@ mod tests {
         let mut partitioner = Partitioner::new(KeylessRule::Sticky, 2);
         assert_eq!(partitioner.place(&topic, 3, None), 2);
         assert_eq!(partitioner.place(&topic, 3, None), 2);
-        partitioner.batch_closed(&topic, 3, 1); // another partition's batch (a keyed record filled it)
+        partitioner.batch_closed(&topic, 1); // another partition's batch (a keyed record filled it)
         assert_eq!(partitioner.place(&topic, 3, None), 2);
-        partitioner.batch_closed(&topic, 3, 2);
+        partitioner.batch_closed(&topic, 2);
         assert_eq!(partitioner.place(&topic, 3, None), 0);
     }
 

@@ -1,0 +1,241 @@
+//! Where things are: shards, topics, and which shard leads each partition.
+//!
+//! Owns: the cached metadata, and the connections to look it up. A refresh happens when a topic is asked for the
+//! first time, and whenever somebody shows that what he knew no longer holds (`newer_than`).
+//! Invariant: a topic's entry never goes back to an older metadata version of the same cluster.
+//! Invariant: however many callers find the same entry old, one request refreshes it for all.
+//! Not here: connections that carry records; each producer and consumer has its own (`pool`), because answers
+//! come in order and a long poll would hold up a produce behind it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use corelog_engine::TopicId;
+use corelog_schemas::messages::{MetadataRequest, MetadataResponse, MetadataTopics, TopicMetadata, TopicRef};
+use corelog_schemas::{ErrorCode, Failure, Request};
+
+use crate::connection::{Answer, ConnectOptions};
+use crate::error::RequestError;
+use crate::pool::ConnectionPool;
+
+/// A topic as the cluster knows it.
+#[derive(Clone, Debug)]
+pub struct Topic {
+    /// Its identity: a topic that is deleted and created again is another one.
+    pub id: TopicId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its partitions, in order of their numbers.
+    pub partitions: Vec<Partition>,
+    /// Grows with each look-up; shown to `topic_newer_than` to ask for a fresh one.
+    pub(crate) generation: u64,
+}
+
+/// Who leads a partition.
+#[derive(Clone, Debug)]
+pub struct Partition {
+    /// Node and shard of the leader, for people.
+    pub leader: (u32, u16),
+    /// Epoch of the leader.
+    pub leader_epoch: u32,
+    /// Where the leader listens; `None` if nobody leads now.
+    pub address: Option<Arc<str>>,
+}
+
+impl Topic {
+    /// How many partitions it has.
+    pub fn partition_count(&self) -> u32 {
+        u32::try_from(self.partitions.len()).expect("partitions are counted in 32 bits")
+    }
+
+    /// Where the leader of a partition listens.
+    pub(crate) fn leader(&self, partition: u32) -> Option<&Arc<str>> {
+        self.partitions.get(partition as usize)?.address.as_ref()
+    }
+}
+
+#[derive(Default)]
+struct Cache {
+    topics: HashMap<Arc<str>, Arc<Topic>>,
+    /// Every shard that was ever named: where to ask when the first addresses are gone.
+    addresses: Vec<Arc<str>>,
+    cluster_id: String,
+    version: u64,
+    generation: u64,
+}
+
+/// The cluster as one client sees it.
+pub(crate) struct Cluster {
+    bootstrap: Vec<Arc<str>>,
+    pool: ConnectionPool,
+    cache: Mutex<Cache>,
+    refreshing: tokio::sync::Mutex<()>,
+}
+
+impl Cluster {
+    pub(crate) fn new(bootstrap: Vec<Arc<str>>, options: ConnectOptions) -> Self {
+        Self {
+            bootstrap,
+            pool: ConnectionPool::new(options),
+            cache: Mutex::default(),
+            refreshing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// A pool for records, with the same options as the one for metadata.
+    pub(crate) fn new_pool(&self) -> ConnectionPool {
+        ConnectionPool::new(self.pool.options().clone())
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The topic as last seen, without asking anybody.
+    pub(crate) fn cached(&self, name: &str) -> Option<Arc<Topic>> {
+        self.cache().topics.get(name).cloned()
+    }
+
+    /// The topic, looked up if it is not known.
+    pub(crate) async fn topic(&self, name: &str) -> Result<Arc<Topic>, RequestError> {
+        match self.cached(name) {
+            Some(topic) => Ok(topic),
+            None => self.topic_newer_than(name, 0).await,
+        }
+    }
+
+    /// The topic as looked up after `generation`: what the caller knew has proved old.
+    pub(crate) async fn topic_newer_than(
+        &self,
+        name: &str,
+        generation: u64,
+    ) -> Result<Arc<Topic>, RequestError> {
+        let newer = || self.cached(name).filter(|topic| topic.generation > generation);
+        if let Some(topic) = newer() {
+            return Ok(topic);
+        }
+        let _one_at_a_time = self.refreshing.lock().await;
+        if let Some(topic) = newer() {
+            return Ok(topic);
+        }
+        let topics = MetadataTopics::These(vec![TopicRef::from(name)]);
+        let response = self.ask(&MetadataRequest { topics }).await?;
+        let found = response.topics.iter().find(|topic| topic.name == name);
+        let failure = found.and_then(|topic| topic.failure.clone());
+        self.remember(&response);
+        match (failure, newer()) {
+            (Some(failure), _) => {
+                self.cache().topics.remove(name);
+                Err(RequestError::Refused(failure))
+            }
+            (None, Some(topic)) => Ok(topic),
+            (None, None) => Err(RequestError::Refused(Failure::new(
+                ErrorCode::UnknownTopicOrPartition,
+                format!("the server does not list topic {name:?}"),
+            ))),
+        }
+    }
+
+    /// Looks up the shards, and proves that the cluster can be reached.
+    pub(crate) async fn shards(&self) -> Result<MetadataResponse, RequestError> {
+        let response = self.ask(&MetadataRequest { topics: MetadataTopics::These(Vec::new()) }).await?;
+        self.remember(&response);
+        Ok(response)
+    }
+
+    /// Looks up all topics.
+    pub(crate) async fn all(&self) -> Result<MetadataResponse, RequestError> {
+        let response = self.ask(&MetadataRequest { topics: MetadataTopics::All }).await?;
+        self.remember(&response);
+        Ok(response)
+    }
+
+    /// Asks any server: the addresses given first, then every shard that was ever named. Goes on to the next
+    /// one only if a server could not be reached.
+    pub(crate) async fn ask<R: Request>(&self, request: &R) -> Result<R::Response, RequestError> {
+        let known = self.cache().addresses.clone();
+        let mut last = None;
+        for address in self.bootstrap.iter().chain(&known) {
+            match self.ask_at(address, request).await {
+                Ok(response) => return Ok(response),
+                Err(error @ (RequestError::Connect(_) | RequestError::Disconnected { .. })) => {
+                    last.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.expect("a client has at least one address"))
+    }
+
+    /// Asks one server. A connection that had been idle and turns out broken is made anew once.
+    pub(crate) async fn ask_at<R: Request>(
+        &self,
+        address: &Arc<str>,
+        request: &R,
+    ) -> Result<R::Response, RequestError> {
+        let (connection, was_idle) = self.pool.get(address).await?;
+        let outcome = match connection.call(request, Vec::new()).await {
+            Err(RequestError::Disconnected { .. }) if was_idle => {
+                let (fresh, _) = self.pool.get(address).await?;
+                fresh.call(request, Vec::new()).await
+            }
+            outcome => outcome,
+        };
+        outcome.map(|Answer { message, .. }| message)
+    }
+
+    fn remember(&self, response: &MetadataResponse) {
+        let mut cache = self.cache();
+        if cache.cluster_id == response.cluster_id && response.version < cache.version {
+            return;
+        }
+        cache.cluster_id.clone_from(&response.cluster_id);
+        cache.version = response.version;
+        cache.generation += 1;
+        let generation = cache.generation;
+        let shards: HashMap<(u32, u16), Arc<str>> = response
+            .shards
+            .iter()
+            .map(|shard| ((shard.node, shard.shard), join(&shard.host, shard.port)))
+            .collect();
+        for topic in &response.topics {
+            if let Some(topic) = read_topic(topic, &shards, generation) {
+                cache.topics.insert(Arc::clone(&topic.name), Arc::new(topic));
+            }
+        }
+        let mut addresses: Vec<Arc<str>> =
+            shards.into_values().filter(|address| !self.bootstrap.contains(address)).collect();
+        addresses.sort();
+        cache.addresses = addresses;
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+fn join(host: &str, port: u16) -> Arc<str> {
+    if host.contains(':') { format!("[{host}]:{port}").into() } else { format!("{host}:{port}").into() }
+}
+
+fn read_topic(
+    topic: &TopicMetadata,
+    shards: &HashMap<(u32, u16), Arc<str>>,
+    generation: u64,
+) -> Option<Topic> {
+    if topic.failure.is_some() || topic.partitions.is_empty() {
+        return None;
+    }
+    let in_order = topic.partitions.iter().enumerate().all(|(i, p)| p.partition as usize == i);
+    if !in_order {
+        return None;
+    }
+    let partitions = topic.partitions.iter().map(|partition| {
+        let leader = (partition.leader_node, partition.leader_shard);
+        let address = if partition.error.is_none() { shards.get(&leader).cloned() } else { None };
+        Partition { leader, leader_epoch: partition.leader_epoch, address }
+    });
+    Some(Topic {
+        id: TopicId(topic.topic_id?),
+        name: topic.name.as_str().into(),
+        partitions: partitions.collect(),
+        generation,
+    })
+}
