@@ -11,4 +11,10 @@ pub mod disk;
 pub mod index;
 pub mod types;
 
+mod engine;
+pub mod log;
+mod notify;
+
+pub use engine::{Engine, EngineStats};
+pub use log::{Log, LogEnds, LogOptions};
 pub use types::{LeaderEpoch, LogId, Offset, PartitionId, TimestampMs, TopicId, TopicPartition};

@@ -1,0 +1,301 @@
+//! Appending: admission, then order and the one copy.
+//!
+//! Owns: the way from validated bytes to a place in the tail of the active segment.
+//! Invariant: an admission holds memory and prepared space for its bytes, so that `append` cannot fail halfway:
+//! space comes before offsets, and a full disk is found before anything is assigned.
+//! Invariant: one admission is out at a time (the turnstile), so appends of one log are in one order.
+//! Not here: validation (`batch::validate`), when bytes are written (`commit.rs`).
+
+use super::place::{ActiveSegment, Placement, place};
+use std::rc::Rc;
+
+use super::recovery::first_append_after_open;
+use super::segment::{Chunk, OpenChunk};
+use super::{AppendError, FlushPolicy, Log, LogFailure, Segment, Writer};
+use crate::batch::{BatchHeader, HEADER_BYTES, Stamp, TimestampType, stamp};
+use crate::buffer::BUFFER_BYTES_MAX;
+use crate::disk::{BLOCK_BYTES, Disk};
+use crate::notify::Pass;
+use crate::types::{LeaderEpoch, Offset, TimestampMs};
+
+/// First chunk of a log that wakes up: a few small batches, and what an idle one of many costs.
+pub(super) const CHUNK_BYTES_MIN: usize = BLOCK_BYTES;
+
+/// Leave to append. Memory and disk space are there. Dropping it gives the turn back.
+pub struct Admission<D: Disk> {
+    log: Log<D>,
+    bytes: usize,
+    _pin: Pin<D>,
+    _pass: Pass,
+}
+
+/// Keeps the tail chunk of a segment in memory.
+struct Pin<D: Disk>(Rc<Segment<D>>);
+
+impl<D: Disk> Pin<D> {
+    fn new(segment: Rc<Segment<D>>) -> Self {
+        segment.pinned.set(true);
+        Self(segment)
+    }
+}
+
+impl<D: Disk> Drop for Pin<D> {
+    fn drop(&mut self) {
+        self.0.pinned.set(false);
+    }
+}
+
+/// Where an append went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Exclusive end of its offsets.
+    pub end_offset: Offset,
+    /// The time stamped into the records, if the log's timestamp type is log append time.
+    pub append_time: Option<TimestampMs>,
+}
+
+impl<D: Disk> Log<D> {
+    /// Waits for the turn, for memory and for prepared disk space for `bytes` of batches holding `records`
+    /// records; rolls if they do not fit the active segment.
+    ///
+    /// Errors: nothing was changed; see each variant.
+    /// Cancel: dropping the future gives the turn back.
+    pub async fn admit(
+        &self,
+        bytes: usize,
+        records: u64,
+        now: TimestampMs,
+    ) -> Result<Admission<D>, AppendError> {
+        let bytes_max = self.append_bytes_max();
+        if bytes > bytes_max {
+            return Err(AppendError::TooLarge { bytes, bytes_max });
+        }
+        let pass = self.0.turnstile.enter().await;
+        self.wait_for_room(bytes).await?;
+        if self.state().epoch.is_none() {
+            return Err(AppendError::NoEpoch);
+        }
+        self.ensure_index(now).await?;
+        if self.placement(bytes, records, now) == Placement::Roll {
+            self.roll().await?;
+        }
+        self.ensure_prepared(bytes as u64).await?;
+        let pin = Pin::new(self.state().active().segment.clone());
+        self.ensure_memory(bytes).await?;
+        Ok(Admission { log: self.clone(), bytes, _pin: pin, _pass: pass })
+    }
+
+    /// Largest append taken at once: what half of the memory and a quarter of nothing else would ever hold.
+    fn append_bytes_max(&self) -> usize {
+        self.engine().options().unwritten_bytes_max.min(self.engine().pool().bytes_max() / 2)
+    }
+
+    /// Back-pressure of a slow disk: waits while too much of this log is unwritten.
+    async fn wait_for_room(&self, bytes: usize) -> Result<(), AppendError> {
+        loop {
+            let progress = {
+                let state = self.state();
+                state.check()?;
+                let unwritten = state.unwritten_bytes();
+                if unwritten == 0
+                    || unwritten + bytes as u64 <= self.engine().options().unwritten_bytes_max as u64
+                {
+                    return Ok(());
+                }
+                self.0.progress.notified()
+            };
+            progress.await;
+        }
+    }
+
+    /// Loads the index of the active segment after a start, and sets the segment's age.
+    async fn ensure_index(&self, now: TimestampMs) -> Result<(), AppendError> {
+        let segment = self.state().active().segment.clone();
+        if segment.index.borrow().is_some() {
+            return Ok(());
+        }
+        segment
+            .load_index(self.engine())
+            .await
+            .map_err(|error| self.unusable(&segment, error.to_string()))?;
+        if segment.bytes.get() > 0 {
+            let since = first_append_after_open(segment.max_timestamp.get(), now);
+            segment.first_append.set(Some(since));
+        }
+        Ok(())
+    }
+
+    fn placement(&self, bytes: usize, records: u64, now: TimestampMs) -> Placement {
+        let state = self.state();
+        let segment = &state.active().segment;
+        let active = ActiveSegment {
+            bytes: segment.bytes.get(),
+            first_append: segment.first_append.get(),
+            records: state.ends.end.records_since(segment.base),
+        };
+        place(active, bytes as u64, records, now, &state.options)
+    }
+
+    /// Makes sure that the tail chunk is in memory and, with spare ones, takes `bytes` more.
+    async fn ensure_memory(&self, bytes: usize) -> Result<(), AppendError> {
+        self.ensure_tail_block().await?;
+        loop {
+            let size = {
+                let state = self.state();
+                let writer = state.active();
+                let open = writer.segment.open_chunk.borrow();
+                let room = open.as_ref().map_or(0, |c| c.buffer.spare())
+                    + writer.spare.iter().map(|b| b.capacity()).sum::<usize>();
+                if room >= bytes {
+                    return Ok(());
+                }
+                (bytes - room).max(writer.chunk_bytes_next).min(BUFFER_BYTES_MAX)
+            };
+            let buffer = self.engine().allocate(size).await;
+            self.engine().opened_tail(&self.state().active().segment);
+            let grown = (buffer.capacity() * 2).min(self.engine().chunk_bytes_max());
+            let mut state = self.state_mut();
+            let writer = state.active_mut();
+            writer.chunk_bytes_next = grown;
+            writer.spare.push_back(buffer);
+        }
+    }
+
+    /// Reads the partial block at the end of the active segment back, if its chunk was released.
+    async fn ensure_tail_block(&self) -> Result<(), AppendError> {
+        let (segment, end) = {
+            let state = self.state();
+            let segment = state.active().segment.clone();
+            let end = segment.bytes.get();
+            (segment, end)
+        };
+        let partial = (end % BLOCK_BYTES as u64) as usize;
+        if partial == 0 || segment.open_chunk.borrow().is_some() {
+            return Ok(());
+        }
+        let mut chunk = self.engine().allocate(CHUNK_BYTES_MIN).await;
+        let start = end - partial as u64;
+        match segment.chunk_at(start) {
+            Some((bytes, _)) if bytes.len() >= partial => chunk.append(&bytes[..partial]),
+            _ => {
+                let block = super::scan::read_block(&segment, self.engine(), start, partial).await;
+                chunk.append(&block.map_err(|error| self.unusable(&segment, error.to_string()))?);
+            }
+        }
+        self.engine().opened_tail(&segment);
+        *segment.open_chunk.borrow_mut() = Some(OpenChunk { start, buffer: chunk });
+        Ok(())
+    }
+
+    fn unusable(&self, segment: &Segment<D>, reason: String) -> LogFailure {
+        let operation = "reading the end of the log back";
+        let failure = LogFailure::Poisoned { path: segment.path.clone(), operation, reason };
+        self.fail(failure.clone());
+        failure
+    }
+}
+
+impl<D: Disk> Admission<D> {
+    /// Orders `batches` at the end of the log and copies them, stamped, into its tail. They are in memory now:
+    /// readable below a visible end, neither written nor durable.
+    ///
+    /// Shape: one or more whole batches back to back, as `batch::validate` has accepted them, of exactly the
+    /// bytes admitted.
+    /// Errors: the log failed since the admission; nothing was assigned.
+    /// Cost: one copy of the bytes, no allocation beyond a queue entry.
+    ///
+    /// # Panics
+    /// If the bytes are not those admitted or not whole batches.
+    pub fn append(self, batches: &[u8], now: TimestampMs) -> Result<Appended, AppendError> {
+        assert!(batches.len() == self.bytes, "{} bytes admitted, {} appended", self.bytes, batches.len());
+        let log = self.log.clone();
+        let appended = {
+            let mut state = log.state_mut();
+            state.check()?;
+            let epoch = state.epoch.ok_or(AppendError::NoEpoch)?;
+            let append_time = (state.options.timestamp_type == TimestampType::LogAppendTime).then_some(now);
+            let base_offset = state.ends.end;
+            // Not refused: `begin_epoch` took only a term above all in the table, which ends at or before here.
+            let _ = state.epochs.assign(epoch, base_offset);
+            let writer = state.active_mut();
+            if writer.segment.first_append.get().is_none() {
+                writer.segment.first_append.set(Some(now));
+            }
+            let end_offset = writer.push_batches(batches, base_offset, epoch, append_time);
+            let end_position = writer.segment.bytes.get();
+            writer.plan.append(batches.len() as u64);
+            writer.pending.push_back((end_position, end_offset));
+            state.ends.end = end_offset;
+            state.appended_since_checkpoint += batches.len() as u64;
+            state.unsynced_since.get_or_insert(now);
+            if let FlushPolicy::Interval { bytes_max, .. } = state.options.flush {
+                let mark = state.active().durable_mark.position;
+                state.sync_wanted |= end_position.saturating_sub(mark) >= bytes_max;
+            }
+            Appended { base_offset, end_offset, append_time }
+        };
+        log.engine().count(|s| {
+            s.appended_bytes += batches.len() as u64;
+            s.appended_records += appended.end_offset.records_since(appended.base_offset);
+        });
+        log.wake_commits();
+        log.prepare_ahead();
+        Ok(appended)
+    }
+}
+
+impl<D: Disk> Writer<D> {
+    /// Copies batches into the tail and indexes them; returns the offset after the last of them.
+    fn push_batches(
+        &mut self,
+        mut batches: &[u8],
+        base_offset: Offset,
+        epoch: LeaderEpoch,
+        append_time: Option<TimestampMs>,
+    ) -> Offset {
+        let segment = self.segment.clone();
+        let mut next = base_offset;
+        while !batches.is_empty() {
+            let header = BatchHeader::parse_unstamped(batches).expect("only validated batches are appended");
+            let (batch, rest) = batches.split_at(header.size());
+            batches = rest;
+            let mut stamped: [u8; HEADER_BYTES] = *batch.first_chunk().expect("a batch has a header");
+            stamp(&mut stamped, Stamp { base_offset: next, leader_epoch: epoch, append_time });
+            let position = segment.bytes.get();
+            self.push_bytes(&stamped);
+            self.push_bytes(&batch[HEADER_BYTES..]);
+            let max_timestamp = append_time.unwrap_or(header.max_timestamp);
+            let stamped =
+                BatchHeader { base_offset: next, leader_epoch: Some(epoch), max_timestamp, ..header };
+            segment.note_batch(&stamped, position);
+            next = stamped.next_offset();
+        }
+        next
+    }
+
+    /// Copies bytes into the open chunk, going on in spare ones.
+    fn push_bytes(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let mut open = self.segment.open_chunk.borrow_mut();
+            if open.as_ref().is_none_or(|chunk| chunk.buffer.spare() == 0) {
+                let buffer = self.spare.pop_front().expect("admission set memory aside");
+                let start = match open.take() {
+                    Some(full) => {
+                        let end = full.end();
+                        let bytes = full.buffer.slice(0..full.buffer.filled());
+                        self.segment.insert_chunk(full.start, Chunk { bytes, dirty: true, from_disk: false });
+                        end
+                    }
+                    None => self.plan.appended(),
+                };
+                *open = Some(OpenChunk { start, buffer });
+            }
+            let chunk = open.as_mut().expect("a chunk was opened");
+            let count = bytes.len().min(chunk.buffer.spare());
+            chunk.buffer.append(&bytes[..count]);
+            bytes = &bytes[count..];
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Why an operation on a log failed: one enum per operation, each variant saying what the caller does.
+
+use std::path::PathBuf;
+
+use crate::types::{LeaderEpoch, LogId, Offset};
+
+/// Why a log takes no more appends until it is opened again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogFailure {
+    /// A write or sync failed: what is on the device since the last good sync is unknown. The log is poisoned;
+    /// reads below the high watermark go on. Move leadership, or reopen the log after the disk is mended.
+    #[error("log {path} is poisoned: {operation} failed: {reason}")]
+    Poisoned {
+        /// The segment file.
+        path: PathBuf,
+        /// Which operation failed.
+        operation: &'static str,
+        /// What the system said.
+        reason: String,
+    },
+    /// The log was closed or deleted.
+    #[error("log is closed")]
+    Closed,
+}
+
+/// Why an append was refused. Nothing was assigned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The log takes no appends.
+    #[error(transparent)]
+    Failed(#[from] LogFailure),
+    /// No space on the disk: retry later, after retention or deletion has made room.
+    #[error("no space left for log {path}")]
+    StorageFull {
+        /// The segment file.
+        path: PathBuf,
+    },
+    /// The append is larger than the log takes at once: send smaller batches.
+    #[error("append of {bytes} bytes is above the limit of {bytes_max}")]
+    TooLarge {
+        /// Bytes of all batches of the append.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// No leadership term has begun: only a leader appends.
+    #[error("log has no leader epoch")]
+    NoEpoch,
+    /// A term must be higher than any in the log.
+    #[error("leader epoch {requested} is not above {newest}, the newest in the log")]
+    StaleEpoch {
+        /// The term asked for.
+        requested: LeaderEpoch,
+        /// The newest in the log.
+        newest: LeaderEpoch,
+    },
+    /// The next segment could not be created: retry, and look at the disk.
+    #[error("cannot roll to segment {path}: {reason}")]
+    CannotRoll {
+        /// The new segment file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// Why a read could not be served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The caller asked outside the readable range; it should reset its position.
+    #[error("offset {requested} is outside [{start}, {end}]")]
+    OffsetOutOfRange {
+        /// The offset asked for.
+        requested: Offset,
+        /// Log start offset.
+        start: Offset,
+        /// Log end offset.
+        end: Offset,
+    },
+    /// Bytes on disk failed a check: fetch this range from another replica.
+    #[error("{path} is damaged at byte {position} (offset {offset}): {reason}")]
+    Corrupt {
+        /// The segment file.
+        path: PathBuf,
+        /// Byte position of the bad batch.
+        position: u64,
+        /// The offset wanted there.
+        offset: Offset,
+        /// What is wrong with the batch.
+        reason: String,
+    },
+    /// The disk failed.
+    #[error("cannot read {path}: {reason}")]
+    Disk {
+        /// The segment file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// Why a log could not be opened. Other logs are not concerned.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The disk failed: look at the device, then open again.
+    #[error("cannot {operation} {path}: {source}")]
+    Disk {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A checkpoint is damaged in a way that recovery cannot work around, or was written by a newer version.
+    #[error("{path}: {reason}")]
+    Checkpoint {
+        /// The checkpoint file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The directory holds another log than the metadata says: a disk was swapped.
+    #[error("{path} holds log {found}, but log {expected} was expected: was a disk swapped?")]
+    WrongLog {
+        /// The log directory.
+        path: PathBuf,
+        /// The log that the caller wanted.
+        expected: LogId,
+        /// The log that is there.
+        found: LogId,
+    },
+    /// A sealed segment misses in the middle: restore it, or let the replica be filled anew.
+    #[error("{path}: offsets [{gap_start}, {gap_end}) are missing: no segment holds them")]
+    MissingSegment {
+        /// The log directory.
+        path: PathBuf,
+        /// First missing offset.
+        gap_start: Offset,
+        /// First offset that is there again.
+        gap_end: Offset,
+    },
+    /// A sealed segment, whose bytes were known durable, is damaged.
+    #[error(transparent)]
+    Damaged(#[from] ReadError),
+}
+
+/// Why records were not deleted or a log not cut.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrimError {
+    /// The offset lies outside the log: ask for its bounds first.
+    #[error("offset {requested} is outside [{start}, {end}]")]
+    OutOfRange {
+        /// The offset asked for.
+        requested: Offset,
+        /// Log start offset.
+        start: Offset,
+        /// Exclusive end of what may be cut here.
+        end: Offset,
+    },
+    /// The log takes no changes.
+    #[error(transparent)]
+    Failed(#[from] LogFailure),
+    /// The cut is not durable: the log is as before after the next start; try again.
+    #[error("cannot store the change: {0}")]
+    Disk(String),
+    /// What is around the cut could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}

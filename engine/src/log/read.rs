@@ -1,0 +1,337 @@
+//! Reading: from an offset to the buffers that hold it.
+//!
+//! Owns: the walk from the index to whole batches, and the cold reads on its way.
+//! Invariant: what is returned is a run of whole, sound batches below the visible end, and the first of them
+//! holds the wanted offset. Batches that came from the device are checked by their CRC each time they are served.
+//! Invariant: a reader waits for memory only while it holds none; so readers cannot starve each other.
+//! Crash story: the segment is deleted or truncated while a cold read waits. The reader holds its own buffers,
+//! sees the mark, and starts over: it gets the new state of the log or an offset out of range, never a mixture.
+
+use std::io;
+use std::rc::Rc;
+
+use super::segment::Chunk;
+use super::{Log, ReadError, ReadLimits, Segment};
+use crate::batch::{BatchHeader, CrcCheck, HEADER_BYTES};
+use crate::buffer::DmaSlice;
+use crate::disk::{BLOCK_BYTES, Disk, DiskFile, IoClass};
+use crate::engine::Engine;
+use crate::types::Offset;
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// First direct read of a cold reader that does not go on where another ended: an index interval and a little.
+const SEEK_READ_BYTES: usize = 64 << 10;
+
+/// What a read found. The slices are the bytes of whole batches, in order.
+#[derive(Debug, Default)]
+pub struct ReadBatches {
+    /// The bytes; empty if nothing is visible at or above the offset yet.
+    pub slices: Vec<DmaSlice>,
+    /// Sum of the slices.
+    pub bytes: usize,
+    /// Offset after the last batch, or the offset asked for if there is none.
+    pub next_offset: Offset,
+}
+
+impl<D: Disk> Log<D> {
+    /// Reads whole batches from the one that holds `from` on, below `visible_end`.
+    ///
+    /// Shape: the first batch is returned whole whatever its size and may begin before `from`; later ones keep
+    /// within `limits`. Empty, without error, for `from` in `[visible_end, end]`.
+    /// Errors: see each variant.
+    /// Cost: tail reads copy nothing and wait for nothing; cold reads are direct, with read-ahead.
+    /// Cancel: harmless.
+    pub async fn read(
+        &self,
+        from: Offset,
+        visible_end: Offset,
+        limits: ReadLimits,
+    ) -> Result<ReadBatches, ReadError> {
+        let mut wanted = from;
+        loop {
+            let (segment, generation) = {
+                let state = self.state();
+                let (start, end) = (state.ends.start, state.ends.end);
+                if from < start || from > end {
+                    return Err(ReadError::OffsetOutOfRange { requested: from, start, end });
+                }
+                if wanted >= visible_end.min(end) {
+                    return Ok(ReadBatches { next_offset: wanted, ..ReadBatches::default() });
+                }
+                (state.segment_for(wanted), state.generation)
+            };
+            let result = read_segment(self.engine(), &segment, wanted, visible_end, limits).await;
+            if segment.gone.get() || self.state().generation != generation {
+                continue;
+            }
+            match result? {
+                Some(batches) => return Ok(batches),
+                // The segment ends before the offset (a gap that compaction left): go on in the next one.
+                None => wanted = wanted.max(segment.end_offset.get()),
+            }
+        }
+    }
+}
+
+/// Batches of one segment, or `None` if none of them reaches `from`.
+async fn read_segment<D: Disk>(
+    engine: &Engine<D>,
+    segment: &Rc<Segment<D>>,
+    from: Offset,
+    visible_end: Offset,
+    limits: ReadLimits,
+) -> Result<Option<ReadBatches>, ReadError> {
+    segment.load_index(engine).await?;
+    let position = segment.index().position_of(from);
+    let mut run = Run { engine, segment, pieces: Vec::new(), start: position, end: position };
+    let mut at = position;
+    let first = loop {
+        let Some(header) = run.header(at, true).await? else { return Ok(None) };
+        if header.next_offset() > from {
+            break header;
+        }
+        at += u64::from(header.size_bytes);
+        run.forget_before(at);
+    };
+    if first.base_offset >= visible_end {
+        return Ok(Some(ReadBatches { next_offset: from, ..ReadBatches::default() }));
+    }
+    let start = at;
+    let mut next_offset = from;
+    let mut header = Some(first);
+    while let Some(batch) = header {
+        let is_first = at == start;
+        let end = at + u64::from(batch.size_bytes);
+        let fits = (end - start) as usize <= limits.bytes_max;
+        if batch.base_offset >= visible_end || !(is_first || fits) {
+            break;
+        }
+        if batch.next_offset() <= next_offset {
+            return Err(run.corrupt(at, next_offset, "its offsets go back".to_owned()));
+        }
+        if !run.reach(end, is_first).await? {
+            break;
+        }
+        run.check_crc(&batch, at, next_offset)?;
+        next_offset = batch.next_offset();
+        at = end;
+        header = run.header(at, false).await?;
+    }
+    Ok(Some(ReadBatches { slices: run.cut(start, at), bytes: (at - start) as usize, next_offset }))
+}
+
+/// A contiguous range of a segment, held by the reader.
+struct Run<'a, D: Disk> {
+    engine: &'a Engine<D>,
+    segment: &'a Rc<Segment<D>>,
+    pieces: Vec<Piece>,
+    start: u64,
+    end: u64,
+}
+
+struct Piece {
+    start: u64,
+    bytes: DmaSlice,
+    from_disk: bool,
+}
+
+impl<D: Disk> Run<'_, D> {
+    /// The header at `position`; `None` at the end of the segment, or if it is not in memory and there is none
+    /// left to read it into (never if `must`).
+    async fn header(&mut self, position: u64, must: bool) -> Result<Option<BatchHeader>, ReadError> {
+        let segment_end = self.segment.bytes.get();
+        if position >= segment_end {
+            return Ok(None);
+        }
+        if !self.reach((position + HEADER_BYTES as u64).min(segment_end), must).await? {
+            return Ok(None);
+        }
+        let mut bytes = [0; HEADER_BYTES];
+        let mut filled = 0;
+        for part in self.parts(position, position + HEADER_BYTES as u64) {
+            bytes[filled..filled + part.len()].copy_from_slice(part);
+            filled += part.len();
+        }
+        match BatchHeader::parse(&bytes[..filled]) {
+            Ok(header) => Ok(Some(header)),
+            Err(error) => Err(self.corrupt(position, self.segment.base, error.to_string())),
+        }
+    }
+
+    /// Extends the run to `end`; false if that takes memory that is not there and it is not a `must`.
+    async fn reach(&mut self, end: u64, must: bool) -> Result<bool, ReadError> {
+        while self.end < end {
+            let (bytes, from_disk) = match self.segment.chunk_at(self.end) {
+                Some((bytes, from_disk)) => {
+                    let end = self.end + bytes.len() as u64;
+                    if from_disk && end == self.segment.cold_end.get() {
+                        read_ahead(self.engine, self.segment, end);
+                    }
+                    (bytes, from_disk)
+                }
+                None => {
+                    let written = self.segment.written_bytes.get();
+                    if end > written {
+                        let reason =
+                            format!("a batch says it ends at byte {end}, the segment does at {written}");
+                        return Err(self.corrupt(self.end, self.segment.base, reason));
+                    }
+                    match load(self.engine, self.segment, self.end, must).await {
+                        Ok(Some(bytes)) => {
+                            read_ahead(self.engine, self.segment, self.segment.cold_end.get());
+                            (bytes, true)
+                        }
+                        Ok(None) => return Ok(false),
+                        Err(error) => {
+                            let path = self.segment.path.clone();
+                            return Err(ReadError::Disk { path, reason: error.to_string() });
+                        }
+                    }
+                }
+            };
+            let start = self.end;
+            self.end += bytes.len() as u64;
+            self.pieces.push(Piece { start, bytes, from_disk });
+        }
+        Ok(true)
+    }
+
+    fn forget_before(&mut self, position: u64) {
+        self.pieces.retain(|p| p.start + p.bytes.len() as u64 > position);
+        if self.pieces.is_empty() {
+            self.end = self.end.max(position);
+        }
+        self.start = position;
+    }
+
+    /// The bytes of `[start, end)` that the run holds.
+    fn parts(&self, start: u64, end: u64) -> impl Iterator<Item = &[u8]> {
+        self.pieces.iter().filter_map(move |piece| {
+            let range = overlap(piece, start, end);
+            (!range.is_empty()).then(|| &piece.bytes[range])
+        })
+    }
+
+    fn check_crc(&self, header: &BatchHeader, position: u64, offset: Offset) -> Result<(), ReadError> {
+        let end = position + u64::from(header.size_bytes);
+        if !self.pieces.iter().any(|p| p.from_disk && !overlap(p, position, end).is_empty()) {
+            return Ok(());
+        }
+        let mut crc = CrcCheck::new(header);
+        for part in self.parts(position, end) {
+            crc.feed(part);
+        }
+        crc.finish().map_err(|error| {
+            for piece in self.pieces.iter().filter(|p| p.from_disk) {
+                // The next reader asks the device again: the range may have been repaired meanwhile.
+                self.segment.evict_at(piece.start);
+            }
+            self.corrupt(position, offset, error.to_string())
+        })
+    }
+
+    fn corrupt(&self, position: u64, offset: Offset, reason: String) -> ReadError {
+        ReadError::Corrupt { path: self.segment.path.clone(), position, offset, reason }
+    }
+
+    fn cut(self, start: u64, end: u64) -> Vec<DmaSlice> {
+        let cut = |piece: Piece| {
+            let range = overlap(&piece, start, end);
+            (!range.is_empty()).then(|| piece.bytes.slice(range))
+        };
+        self.pieces.into_iter().filter_map(cut).collect()
+    }
+}
+
+fn overlap(piece: &Piece, start: u64, end: u64) -> std::ops::Range<usize> {
+    let length = piece.bytes.len() as u64;
+    let from = start.saturating_sub(piece.start).min(length);
+    let to = end.saturating_sub(piece.start).min(length);
+    from as usize..(to as usize).max(from as usize)
+}
+
+/// Marks a position as being read from disk, until dropped.
+struct Loading<D: Disk> {
+    segment: Rc<Segment<D>>,
+    start: u64,
+}
+
+impl<D: Disk> Drop for Loading<D> {
+    fn drop(&mut self) {
+        self.segment.loading.borrow_mut().retain(|start| *start != self.start);
+        self.segment.loaded.notify_all();
+    }
+}
+
+/// Reads the chunk that holds `position` from the device into memory; returns it from that byte on. `None` if
+/// there is no memory for it and it is not a `must`.
+async fn load<D: Disk>(
+    engine: &Engine<D>,
+    segment: &Rc<Segment<D>>,
+    position: u64,
+    must: bool,
+) -> io::Result<Option<DmaSlice>> {
+    let start = position / BLOCK * BLOCK;
+    loop {
+        if let Some((bytes, _)) = segment.chunk_at(position) {
+            return Ok(Some(bytes));
+        }
+        let loaded = segment.loading.borrow().contains(&start).then(|| segment.loaded.notified());
+        match loaded {
+            Some(loaded) => loaded.await,
+            None => break,
+        }
+    }
+    segment.loading.borrow_mut().push(start);
+    let loading = Loading { segment: segment.clone(), start };
+    let sequential = segment.cold_end.get() == start;
+    let size = if sequential { engine.options().cold_read_bytes } else { SEEK_READ_BYTES };
+    let buffer = match engine.try_allocate(size) {
+        Some(buffer) => buffer,
+        None if must => engine.allocate(size).await,
+        None => return Ok(None),
+    };
+    let was_open = segment.open_file().is_some();
+    let file = segment.file(engine).await?;
+    if !was_open && segment.sealed.get() {
+        engine.opened_sealed(segment);
+    }
+    let written = segment.written_bytes.get();
+    let end = segment.next_chunk_start(start).unwrap_or(u64::MAX).min(written.next_multiple_of(BLOCK));
+    let length = size.min((end - start) as usize);
+    let (buffer, read) = file.read_at(buffer, length, start, IoClass::ColdRead).await;
+    let usable = read?.min((written - start) as usize);
+    engine.count(|s| s.device_read_bytes += usable as u64);
+    let skip = (position - start) as usize;
+    if usable <= skip {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment is shorter than its batches"));
+    }
+    let bytes = buffer.slice(0..usable);
+    if !segment.gone.get() {
+        segment.insert_chunk(start, Chunk { bytes: bytes.clone(), dirty: false, from_disk: true });
+        engine.cache(segment, start);
+    }
+    drop(loading);
+    segment.cold_end.set(start + length as u64);
+    Ok(Some(bytes.slice(skip..usable)))
+}
+
+/// Lets the background read the next chunk of a sequential cold reader.
+fn read_ahead<D: Disk>(engine: &Engine<D>, segment: &Rc<Segment<D>>, position: u64) {
+    if position >= segment.written_bytes.get() || segment.chunk_at(position).is_some() {
+        return;
+    }
+    let (engine, segment) = (engine.clone(), segment.clone());
+    engine.clone().queue_background(async move {
+        // Whoever needs the chunk meets the error again and reports it.
+        let _ = load_ahead(&engine, &segment, position).await;
+    });
+}
+
+async fn load_ahead<D: Disk>(engine: &Engine<D>, segment: &Rc<Segment<D>>, position: u64) -> io::Result<()> {
+    if segment.gone.get() || segment.chunk_at(position).is_some() {
+        return Ok(());
+    }
+    load(engine, segment, position, false).await.map(drop)
+}

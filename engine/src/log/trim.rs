@@ -1,0 +1,214 @@
+//! Removing from both ends: retention and deletion at the start, truncation at the end.
+//!
+//! Owns: the order in which files and checkpoints change.
+//! Invariant: the start moves before files go, so a reader gets "out of range", never a missing file.
+//! Crash story, deletion: the process dies between the removal of two segments. The oldest go first, so what is
+//! left is one range; recovery begins at the first segment that is there, or at the stored start.
+//! Crash story, truncation: the checkpoint is moved back to the cut before the file is cut. Dying between the two
+//! leaves the log as it was: recovery scans from the cut and finds the same batches.
+
+use std::rc::Rc;
+
+use super::retention::{SealedSegment, expired};
+use super::{Log, Mark, NextSegment, ReadLimits, Segment, State, TrimError, Writer};
+use crate::batch::{BatchHeader, BatchWalk};
+use crate::disk::{Disk, DiskFile};
+use crate::types::{Offset, TimestampMs};
+
+/// What retention removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Segments removed.
+    pub segments: usize,
+    /// Bytes removed.
+    pub bytes: u64,
+    /// The log start offset now.
+    pub start: Offset,
+}
+
+impl<D: Disk> Log<D> {
+    /// Makes `to` the log start: records before it are not read any more, and segments wholly before it go.
+    /// Durable when it returns. `to` below the start changes nothing.
+    ///
+    /// Errors: `to` is above the log end (the caller also keeps it at or below the high watermark).
+    pub async fn delete_records_before(&self, to: Offset, now: TimestampMs) -> Result<Trimmed, TrimError> {
+        {
+            let mut state = self.state_mut();
+            state.check()?;
+            let (start, end) = (state.ends.start, state.ends.durable);
+            if to > end {
+                return Err(TrimError::OutOfRange { requested: to, start, end });
+            }
+            if to > start {
+                state.move_start(to);
+            }
+        }
+        self.store_checkpoint_now().await.map_err(|error| TrimError::Disk(error.to_string()))?;
+        self.tell_progress();
+        self.apply_retention(now).await
+    }
+
+    /// Removes the segments that the retention options, or the log start, no longer keep.
+    ///
+    /// Errors: a file could not be removed, or an index not be read; it is tried again the next time.
+    pub async fn apply_retention(&self, now: TimestampMs) -> Result<Trimmed, TrimError> {
+        let candidates = {
+            let state = self.state();
+            let end = state.deletable_end();
+            state.sealed.iter().take_while(|s| s.base < end).cloned().collect::<Vec<_>>()
+        };
+        if self.options().retention_ms.is_some() {
+            for segment in &candidates {
+                // Its newest timestamp is in its index. A damaged one is not deleted by age.
+                if segment.max_timestamp.get().is_none() && segment.load_index(self.engine()).await.is_err() {
+                    tracing::warn!(segment = %segment.path.display(), "no index: its age is not known");
+                }
+            }
+        }
+        let removed = {
+            let mut state = self.state_mut();
+            let facts: Vec<_> = candidates.iter().map(facts).collect();
+            let count = expired(&facts, state.bytes(), state.ends.start, now, &state.options);
+            // A truncation may have come between.
+            let same = candidates.iter().zip(&state.sealed).take(count).all(|(a, b)| Rc::ptr_eq(a, b));
+            let removed: Vec<_> = if same { state.sealed.drain(..count).collect() } else { Vec::new() };
+            if let Some(last) = removed.last() {
+                let start = state.ends.start.max(last.end_offset.get());
+                state.move_start(start);
+            }
+            removed
+        };
+        let trimmed = Trimmed {
+            segments: removed.len(),
+            bytes: removed.iter().map(|s| s.bytes.get()).sum(),
+            start: self.ends().start,
+        };
+        if removed.is_empty() {
+            return Ok(trimmed);
+        }
+        self.tell_progress();
+        for segment in removed {
+            segment.remove_files(self.engine()).await.map_err(|error| TrimError::Disk(error.to_string()))?;
+        }
+        Ok(trimmed)
+    }
+
+    /// Cuts the tail of the log: the batch that holds `to`, and all behind it, go. Durable when it returns.
+    ///
+    /// For a follower whose leader lacks what it has. Who waits for an end above the cut waits on.
+    /// Errors: `to` is below the log start; or the cut could not be stored, then it may come back after a start.
+    pub async fn truncate(&self, to: Offset) -> Result<Offset, TrimError> {
+        let _pass = self.0.turnstile.enter().await;
+        let (start, end) = {
+            let state = self.state();
+            state.check()?;
+            (state.ends.start, state.ends.end)
+        };
+        if to < start {
+            return Err(TrimError::OutOfRange { requested: to, start, end });
+        }
+        if to >= end {
+            return Ok(end);
+        }
+        self.flush().await?;
+        self.wait_for_background().await;
+        let (segment, mark) = self.cut_point(to).await?;
+        let removed = {
+            let mut state = self.state_mut();
+            state.cut(&segment, mark)
+        };
+        let stored = self.store_cut(&segment, mark, removed).await;
+        self.tell_progress();
+        stored.map_err(|error| TrimError::Disk(error.to_string()))?;
+        Ok(mark.offset)
+    }
+
+    /// The boundary before the batch that holds `to`.
+    async fn cut_point(&self, to: Offset) -> Result<(Rc<Segment<D>>, Mark), TrimError> {
+        let segment = self.state().segment_for(to);
+        segment.load_index(self.engine()).await?;
+        let mut position = segment.index().position_of(to);
+        // Batches from the index entry on, up to the one that holds `to`.
+        let mut from = segment.base;
+        if position > 0 {
+            let entry = segment.index().floor(to).expect("a position above 0 comes from an entry");
+            from = entry.offset;
+        }
+        loop {
+            let read = self.read(from, self.ends().end, ReadLimits { bytes_max: 1 << 20 }).await?;
+            for span in BatchWalk::new(&read.slices).flatten() {
+                let header: BatchHeader = span.header;
+                if header.next_offset() > to {
+                    return Ok((segment, Mark { position, offset: header.base_offset }));
+                }
+                position += u64::from(header.size_bytes);
+            }
+            from = read.next_offset;
+        }
+    }
+
+    async fn store_cut(
+        &self,
+        segment: &Rc<Segment<D>>,
+        mark: Mark,
+        removed: Vec<Rc<Segment<D>>>,
+    ) -> std::io::Result<()> {
+        self.store_checkpoint_now().await?;
+        for later in removed {
+            later.remove_files(self.engine()).await?;
+        }
+        let file = segment.file(self.engine()).await?;
+        file.set_length(mark.position).await?;
+        file.sync().await?;
+        self.engine().disk().sync_dir(&self.0.dir).await
+    }
+}
+
+impl<D: Disk> State<D> {
+    fn move_start(&mut self, start: Offset) {
+        assert!(
+            start >= self.ends.start && start <= self.ends.end,
+            "the log start moves forward, within the log"
+        );
+        self.ends.start = start;
+        self.epochs.truncate_from_start(start);
+    }
+
+    /// Makes `segment`, cut at `mark`, the active one; returns the segments behind it. All bytes are written and
+    /// nothing is in flight.
+    fn cut(&mut self, segment: &Rc<Segment<D>>, mark: Mark) -> Vec<Rc<Segment<D>>> {
+        self.generation += 1;
+        let active = self.active().segment.clone();
+        let mut removed: Vec<_> = self.sealed.iter().filter(|s| s.base > segment.base).cloned().collect();
+        if !Rc::ptr_eq(&active, segment) {
+            removed.push(active);
+        }
+        for later in &removed {
+            later.gone.set(true);
+        }
+        self.sealed.retain(|s| s.base < segment.base);
+        self.finishing.retain(|s| s.base < segment.base);
+        segment.drop_chunks();
+        segment.index.take();
+        segment.sealed.set(false);
+        segment.bytes.set(mark.position);
+        segment.written_bytes.set(mark.position);
+        segment.end_offset.set(mark.offset);
+        segment.max_timestamp.set(None);
+        self.next_segment = NextSegment::Absent;
+        self.writers = [Writer::at_end(segment.clone(), super::prepare::align_up(mark.position))].into();
+        self.ends.end = mark.offset;
+        self.ends.written = mark.offset;
+        self.ends.durable = self.ends.durable.min(mark.offset);
+        self.epochs.truncate_from_end(mark.offset);
+        removed
+    }
+}
+
+fn facts<D: Disk>(segment: &Rc<Segment<D>>) -> SealedSegment {
+    SealedSegment {
+        end: segment.end_offset.get(),
+        bytes: segment.bytes.get(),
+        max_timestamp: segment.max_timestamp.get(),
+    }
+}
