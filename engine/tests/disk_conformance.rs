@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use corelog_engine::buffer::{BufferPool, DmaBuffer, DmaSlice};
 use corelog_engine::disk::uring::{UringDisk, UringOptions};
 use corelog_engine::disk::{BLOCK_BYTES, Disk, DiskFile, IoClass, OpenMode};
+use corelog_sim::{Executor, SimDisk, SimDiskOptions};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -47,6 +48,35 @@ impl Runner for Real {
 
     fn run<F: Future>(&self, future: F) -> F::Output {
         self.disk.block_on(future)
+    }
+}
+
+struct Simulated {
+    executor: Executor,
+    disk: SimDisk,
+}
+
+impl Simulated {
+    fn new(seed: u64) -> Self {
+        let executor = Executor::new(seed);
+        let disk = SimDisk::new(executor.handle(), SimDiskOptions::default());
+        Self { executor, disk }
+    }
+}
+
+impl Runner for Simulated {
+    type Disk = SimDisk;
+
+    fn disk(&self) -> SimDisk {
+        self.disk.clone()
+    }
+
+    fn dir(&self) -> PathBuf {
+        PathBuf::from("/")
+    }
+
+    fn run<F: Future>(&self, future: F) -> F::Output {
+        self.executor.run_until(future)
     }
 }
 
@@ -304,6 +334,7 @@ macro_rules! suite {
 }
 
 suite!(real, Real::new());
+suite!(simulated, Simulated::new(8123));
 
 /// Flags in `/proc/self/fdinfo`, in octal as the kernel prints them.
 fn descriptor_flags(fd: i32) -> i32 {

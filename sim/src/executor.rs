@@ -1,0 +1,479 @@
+//! A single-threaded executor with virtual time, whose every choice comes from one seed.
+//!
+//! Owns: the tasks, the ready list, the events of virtual time, the random stream, the trace.
+//! Invariant: time passes only when no task is ready; then the earliest event fires (equal times: first made,
+//! first fired). Which ready task runs next is drawn from the seed.
+//! A failing run prints its seed; the same seed gives the same trace (`trace_hash`).
+
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64;
+
+/// Polls and events after which a run counts as a livelock.
+const STEPS_MAX: u64 = 50_000_000;
+
+/// Number of the future that `run_until` drives.
+const MAIN: u64 = 0;
+
+type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Runs tasks. Dropping it drops all of them.
+pub struct Executor(Handle);
+
+/// What tasks may use of their executor: spawning, time, chance. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle(Rc<Core>);
+
+struct Core {
+    seed: u64,
+    random: RefCell<Pcg64>,
+    now_us: Cell<u64>,
+    tasks: RefCell<BTreeMap<u64, LocalFuture>>,
+    next_task: Cell<u64>,
+    ready: Arc<Ready>,
+    events: RefCell<BinaryHeap<Reverse<Event>>>,
+    next_event: Cell<u64>,
+    steps: Cell<u64>,
+    trace: RefCell<Trace>,
+}
+
+/// Tasks that asked to be polled. Behind a lock only because wakers must be `Send`.
+#[derive(Default)]
+struct Ready(Mutex<Vec<u64>>);
+
+impl Ready {
+    fn add(&self, task: u64) {
+        let mut tasks = self.0.lock().expect("nobody panics while holding it");
+        if !tasks.contains(&task) {
+            tasks.push(task);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.0.lock().expect("nobody panics while holding it").len()
+    }
+
+    fn take(&self, at: usize) -> u64 {
+        self.0.lock().expect("nobody panics while holding it").remove(at)
+    }
+
+    fn clear(&self) {
+        self.0.lock().expect("nobody panics while holding it").clear();
+    }
+}
+
+struct TaskWaker {
+    task: u64,
+    ready: Arc<Ready>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.ready.add(self.task);
+    }
+}
+
+struct Event {
+    at_us: u64,
+    number: u64,
+    action: Box<dyn FnOnce()>,
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at_us, self.number) == (other.at_us, other.number)
+    }
+}
+
+impl Eq for Event {}
+
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Event {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at_us, self.number).cmp(&(other.at_us, other.number))
+    }
+}
+
+/// FNV-1a over all that was noted, and the lines themselves if they are wanted.
+struct Trace {
+    hash: u64,
+    lines: Option<Vec<String>>,
+}
+
+impl fmt::Write for Trace {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        Ok(())
+    }
+}
+
+impl Executor {
+    /// An executor whose choices follow from `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(Handle(Rc::new(Core {
+            seed,
+            random: RefCell::new(Pcg64::seed_from_u64(seed)),
+            now_us: Cell::new(0),
+            tasks: RefCell::default(),
+            next_task: Cell::new(MAIN + 1),
+            ready: Arc::default(),
+            events: RefCell::default(),
+            next_event: Cell::new(0),
+            steps: Cell::new(0),
+            trace: RefCell::new(Trace { hash: 0xcbf2_9ce4_8422_2325, lines: None }),
+        })))
+    }
+
+    /// For the tasks and devices that run here.
+    pub fn handle(&self) -> Handle {
+        self.0.clone()
+    }
+
+    /// Starts a task; it runs on when the [`Task`] is dropped.
+    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        self.0.spawn(future)
+    }
+
+    /// Runs everything until `future` is ready.
+    ///
+    /// # Panics
+    /// If nothing is left to run before, with the seed.
+    pub fn run_until<F: Future>(&self, future: F) -> F::Output {
+        match self.run_until_or(future, || false) {
+            Some(output) => output,
+            None => panic!("seed {}: stalled at {} us: nothing is left to run", self.seed(), self.now_us()),
+        }
+    }
+
+    /// Runs everything until `future` is ready, or `stop` says so (looked at after every step), or nothing is
+    /// left to run. In the last two cases: `None`, and the future is dropped.
+    pub fn run_until_or<F: Future>(&self, future: F, stop: impl Fn() -> bool) -> Option<F::Output> {
+        let core = &self.0.0;
+        let waker = Waker::from(Arc::new(TaskWaker { task: MAIN, ready: core.ready.clone() }));
+        let mut context = Context::from_waker(&waker);
+        let mut future = pin!(future);
+        core.ready.add(MAIN);
+        loop {
+            if stop() {
+                return None;
+            }
+            match core.next_step() {
+                Step::Task(MAIN) => {
+                    if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                        return Some(output);
+                    }
+                }
+                Step::Task(task) => core.poll(task),
+                Step::Event => {}
+                Step::Nothing => return None,
+            }
+        }
+    }
+
+    /// Runs everything until no task is ready and no event is to come.
+    pub fn run_until_stalled(&self) {
+        self.run_until_or(std::future::pending::<()>(), || false);
+    }
+
+    /// Drops all tasks and events, as a kill of the process does. Time and chance go on.
+    pub fn kill(&self) {
+        self.0.0.clear();
+    }
+
+    /// The seed that it was made with.
+    pub fn seed(&self) -> u64 {
+        self.0.0.seed
+    }
+
+    /// Virtual time since the start, in microseconds.
+    pub fn now_us(&self) -> u64 {
+        self.0.now_us()
+    }
+
+    /// Tasks that have not ended.
+    pub fn tasks(&self) -> usize {
+        self.0.0.tasks.borrow().len()
+    }
+
+    /// Hash over the whole trace so far: equal seeds give equal hashes.
+    pub fn trace_hash(&self) -> u64 {
+        self.0.0.trace.borrow().hash
+    }
+
+    /// Keeps the lines of the trace from now on, for looking at one seed.
+    pub fn keep_trace(&self) {
+        self.0.0.trace.borrow_mut().lines.get_or_insert_default();
+    }
+
+    /// The lines since [`Executor::keep_trace`].
+    pub fn trace(&self) -> Vec<String> {
+        self.0.0.trace.borrow().lines.clone().unwrap_or_default()
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        // Tasks and events hold handles, which hold the core: break the circle.
+        self.0.0.clear();
+    }
+}
+
+enum Step {
+    Task(u64),
+    Event,
+    Nothing,
+}
+
+impl Core {
+    fn next_step(&self) -> Step {
+        self.steps.set(self.steps.get() + 1);
+        assert!(self.steps.get() < STEPS_MAX, "seed {}: no end after {STEPS_MAX} steps", self.seed);
+        let ready = self.ready.len();
+        if ready > 0 {
+            let at = self.random.borrow_mut().random_range(0..ready);
+            return Step::Task(self.ready.take(at));
+        }
+        let Some(Reverse(event)) = self.events.borrow_mut().pop() else { return Step::Nothing };
+        self.now_us.set(event.at_us.max(self.now_us.get()));
+        (event.action)();
+        Step::Event
+    }
+
+    fn poll(&self, task: u64) {
+        // Taken out, so that a task may spawn and kill while it runs.
+        let Some(mut future) = self.tasks.borrow_mut().remove(&task) else { return };
+        let waker = Waker::from(Arc::new(TaskWaker { task, ready: self.ready.clone() }));
+        if future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            self.tasks.borrow_mut().insert(task, future);
+        }
+    }
+
+    fn clear(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        drop(tasks);
+        let events = std::mem::take(&mut *self.events.borrow_mut());
+        drop(events);
+        self.ready.clear();
+    }
+}
+
+impl Handle {
+    /// Starts a task; it runs on when the [`Task`] is dropped.
+    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        let outcome = Rc::new(Outcome { value: RefCell::new(None), waker: RefCell::new(None) });
+        let report = outcome.clone();
+        let body = Box::pin(async move {
+            let value = future.await;
+            *report.value.borrow_mut() = Some(value);
+            if let Some(waker) = report.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        });
+        let task = self.0.next_task.get();
+        self.0.next_task.set(task + 1);
+        self.0.tasks.borrow_mut().insert(task, body);
+        self.0.ready.add(task);
+        Task { outcome, task, core: Rc::downgrade(&self.0) }
+    }
+
+    /// Virtual time since the start, in microseconds.
+    pub fn now_us(&self) -> u64 {
+        self.0.now_us.get()
+    }
+
+    /// Ready after `duration` of virtual time.
+    pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
+        let at_us = self.now_us() + duration.as_micros() as u64;
+        let handle = self.clone();
+        let mut registered = false;
+        std::future::poll_fn(move |cx| {
+            if handle.now_us() >= at_us {
+                return Poll::Ready(());
+            }
+            if !registered {
+                registered = true;
+                let waker = cx.waker().clone();
+                handle.at(at_us, move || waker.wake());
+            }
+            Poll::Pending
+        })
+    }
+
+    /// Lets others run first.
+    pub fn yield_now(&self) -> impl Future<Output = ()> + 'static {
+        let mut yielded = false;
+        std::future::poll_fn(move |cx| {
+            if yielded {
+                return Poll::Ready(());
+            }
+            yielded = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
+
+    /// Calls `action` at a virtual time (now, if that is past).
+    pub fn at(&self, at_us: u64, action: impl FnOnce() + 'static) {
+        let number = self.0.next_event.get();
+        self.0.next_event.set(number + 1);
+        self.0.events.borrow_mut().push(Reverse(Event { at_us, number, action: Box::new(action) }));
+    }
+
+    /// A number of `[start, end)`, from the seed.
+    ///
+    /// # Panics
+    /// If the range is empty.
+    pub fn random(&self, range: std::ops::Range<u64>) -> u64 {
+        self.0.random.borrow_mut().random_range(range)
+    }
+
+    /// True once in `times`, from the seed.
+    pub fn one_in(&self, times: u64) -> bool {
+        self.random(0..times) == 0
+    }
+
+    /// Adds a line to the trace, with the time.
+    pub fn note(&self, line: fmt::Arguments<'_>) {
+        use fmt::Write;
+        let mut trace = self.0.trace.borrow_mut();
+        let now_us = self.now_us();
+        writeln!(trace, "{now_us} {line}").expect("hashing never fails");
+        if let Some(lines) = &mut trace.lines {
+            lines.push(format!("{now_us} {line}"));
+        }
+    }
+}
+
+struct Outcome<T> {
+    value: RefCell<Option<T>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// A running task; as a future, ready with its output. Dropping it does not stop the task.
+pub struct Task<T> {
+    outcome: Rc<Outcome<T>>,
+    task: u64,
+    core: Weak<Core>,
+}
+
+impl<T> Task<T> {
+    /// Whether the output is there.
+    pub fn is_finished(&self) -> bool {
+        self.outcome.value.borrow().is_some()
+    }
+
+    /// Stops the task by dropping its future.
+    pub fn cancel(self) {
+        if let Some(core) = self.core.upgrade() {
+            let future = core.tasks.borrow_mut().remove(&self.task);
+            drop(future);
+        }
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        if let Some(value) = self.outcome.value.borrow_mut().take() {
+            return Poll::Ready(value);
+        }
+        *self.outcome.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace_of(seed: u64) -> (u64, Vec<String>) {
+        let executor = Executor::new(seed);
+        executor.keep_trace();
+        for name in ["a", "b", "c"] {
+            let handle = executor.handle();
+            executor.spawn(async move {
+                for round in 0..5 {
+                    handle.sleep(Duration::from_micros(handle.random(0..3))).await;
+                    handle.note(format_args!("{name}{round}"));
+                }
+            });
+        }
+        executor.run_until_stalled();
+        assert_eq!(executor.tasks(), 0);
+        (executor.trace_hash(), executor.trace())
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_trace() {
+        assert_eq!(trace_of(7), trace_of(7));
+        let orders: std::collections::BTreeSet<u64> = (0..20).map(|seed| trace_of(seed).0).collect();
+        assert!(orders.len() > 10, "seeds give different orders");
+    }
+
+    #[test]
+    fn time_passes_only_when_nobody_is_ready() {
+        let executor = Executor::new(1);
+        let handle = executor.handle();
+        let task = executor.spawn({
+            let handle = handle.clone();
+            async move {
+                handle.sleep(Duration::from_secs(3600)).await;
+                handle.now_us()
+            }
+        });
+        let seen = executor.run_until(async {
+            for _ in 0..100 {
+                handle.yield_now().await;
+            }
+            handle.now_us()
+        });
+        assert_eq!(seen, 0);
+        assert_eq!(executor.run_until(task), 3_600_000_000);
+    }
+
+    #[test]
+    fn stops_where_it_is_told_and_says_when_stalled() {
+        let executor = Executor::new(1);
+        let handle = executor.handle();
+        let stopped = executor.run_until_or(handle.sleep(Duration::from_secs(9)), || handle.now_us() > 0);
+        assert_eq!(stopped, None, "time has come, but the sleeper was not polled any more");
+        assert_eq!(handle.now_us(), 9_000_000);
+        assert_eq!(executor.run_until_or(std::future::pending::<()>(), || false), None);
+    }
+
+    #[test]
+    fn a_cancelled_task_and_a_killed_one_are_dropped() {
+        let executor = Executor::new(1);
+        let alive = Rc::new(());
+        let hold = |alive: Rc<()>| async move {
+            std::future::pending::<()>().await;
+            drop(alive);
+        };
+        let task = executor.spawn(hold(alive.clone()));
+        let _other = executor.spawn(hold(alive.clone()));
+        executor.run_until_stalled();
+        assert_eq!(Rc::strong_count(&alive), 3);
+        task.cancel();
+        assert_eq!(Rc::strong_count(&alive), 2);
+        executor.kill();
+        assert_eq!(Rc::strong_count(&alive), 1);
+    }
+}
