@@ -109,7 +109,7 @@ impl WritePlan {
     }
 
     fn tail_block_is_in_flight(&self) -> bool {
-        self.dispatched % BLOCK != 0
+        !self.dispatched.is_multiple_of(BLOCK)
             && self.in_flight.back().is_some_and(|w| w.end == self.dispatched && !w.done)
     }
 }
