@@ -7,7 +7,7 @@
 //! Not here: who evicts cached buffers when memory is short (`log/cache.rs`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::{Deref, Range};
 use std::pin::Pin;
@@ -34,18 +34,88 @@ struct PoolState {
     arena: NonNull<u8>,
     bytes_max: usize,
     used_bytes: Cell<usize>,
-    /// Free block numbers by order; a block of order n is aligned to its size within the arena.
-    free: RefCell<[Vec<u32>; ORDERS]>,
-    /// For each smallest block: order + 1 if a free block starts there, else 0. Lets a freed block find its buddy.
-    free_order: RefCell<Vec<u8>>,
-    waiters: RefCell<VecDeque<Rc<Waiter>>>,
+    free: RefCell<FreeLists>,
+    /// Who waits, by ticket: the lowest is served first.
+    waiters: RefCell<BTreeMap<u64, Rc<Waiter>>>,
+    next_ticket: Cell<u64>,
+}
+
+/// The free blocks of the arena, named by the number of the smallest block that they start with.
+///
+/// Invariant: a block of order n is aligned to its size within the arena, and no two free buddies exist: they
+/// are one block of the next order. Every operation is O([`ORDERS`]).
+struct FreeLists {
+    /// Free blocks by order, the last freed at the end: it is taken first, as its bytes are likely in the cache.
+    lists: [Vec<u32>; ORDERS],
+    /// For each smallest block: what starts there, so that a freed block finds its buddy.
+    starts: Vec<Start>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// No free block starts here.
+    Nothing,
+    /// A free block of this order, at this index of its list.
+    Free { order: u8, at: u32 },
 }
 
 struct Waiter {
     bytes: usize,
     granted: RefCell<Option<DmaBuffer>>,
     waker: RefCell<Option<Waker>>,
-    dropped: Cell<bool>,
+}
+
+impl FreeLists {
+    fn new(bytes_max: usize) -> Self {
+        let mut free =
+            Self { lists: Default::default(), starts: vec![Start::Nothing; bytes_max / BLOCK_BYTES] };
+        let step = BUFFER_BYTES_MAX / BLOCK_BYTES;
+        for i in (0..bytes_max / BUFFER_BYTES_MAX).rev() {
+            free.add((i * step) as u32, ORDERS - 1);
+        }
+        free
+    }
+
+    fn add(&mut self, block: u32, order: usize) {
+        let at = self.lists[order].len() as u32;
+        self.lists[order].push(block);
+        self.starts[block as usize] = Start::Free { order: order as u8, at };
+    }
+
+    fn remove(&mut self, order: usize, at: u32) -> u32 {
+        let block = self.lists[order].swap_remove(at as usize);
+        self.starts[block as usize] = Start::Nothing;
+        // The last of the list has taken its place.
+        if let Some(&moved) = self.lists[order].get(at as usize) {
+            self.starts[moved as usize] = Start::Free { order: order as u8, at };
+        }
+        block
+    }
+
+    /// The start of a block of `order`, split from a larger one if need be.
+    fn take(&mut self, order: usize) -> Option<u32> {
+        let found = (order..ORDERS).find(|&o| !self.lists[o].is_empty())?;
+        let block = self.remove(found, self.lists[found].len() as u32 - 1);
+        for o in (order..found).rev() {
+            self.add(block + (1 << o), o);
+        }
+        Some(block)
+    }
+
+    /// Takes a block back, and joins it with its buddy as often as that is free.
+    fn give_back(&mut self, mut block: u32, mut order: usize) {
+        assert_eq!(self.starts[block as usize], Start::Nothing, "block {block} is given back twice");
+        while order < ORDERS - 1 {
+            let buddy = block ^ (1 << order);
+            match self.starts[buddy as usize] {
+                Start::Free { order: free, at } if free as usize == order => self.remove(order, at),
+                _ => break,
+            };
+            block &= !(1 << order);
+            order += 1;
+        }
+        self.add(block, order);
+    }
 }
 
 impl BufferPool {
@@ -70,21 +140,13 @@ impl BufferPool {
         };
         assert!(address != libc::MAP_FAILED, "no address space for {bytes_max} bytes of buffers");
         let arena = NonNull::new(address.cast::<u8>()).expect("mmap never returns null on success");
-        let largest = bytes_max / BUFFER_BYTES_MAX;
-        let step = BUFFER_BYTES_MAX / BLOCK_BYTES;
-        let mut free: [Vec<u32>; ORDERS] = Default::default();
-        let mut free_order = vec![0; bytes_max / BLOCK_BYTES];
-        for i in (0..largest).rev() {
-            free[ORDERS - 1].push((i * step) as u32);
-            free_order[i * step] = ORDERS as u8;
-        }
         Self(Rc::new(PoolState {
             arena,
             bytes_max,
             used_bytes: Cell::new(0),
-            free: RefCell::new(free),
-            free_order: RefCell::new(free_order),
+            free: RefCell::new(FreeLists::new(bytes_max)),
             waiters: RefCell::default(),
+            next_ticket: Cell::new(0),
         }))
     }
 
@@ -117,21 +179,12 @@ impl BufferPool {
 
     /// Like [`BufferPool::try_allocate`], but waits its turn. Dropping the future gives up the place.
     pub fn allocate(&self, bytes: usize) -> impl Future<Output = DmaBuffer> + 'static {
-        Allocate { pool: self.clone(), bytes, waiter: None }
+        Allocate { pool: self.clone(), bytes, place: None }
     }
 
     fn take(&self, bytes: usize) -> Option<DmaBuffer> {
         let order = order_of(bytes);
-        let mut free = self.0.free.borrow_mut();
-        let mut marks = self.0.free_order.borrow_mut();
-        let found = (order..ORDERS).find(|&o| !free[o].is_empty())?;
-        let block = free[found].pop().expect("the order found has a free block");
-        marks[block as usize] = 0;
-        for o in (order..found).rev() {
-            let buddy = block + (1 << o);
-            free[o].push(buddy);
-            marks[buddy as usize] = o as u8 + 1;
-        }
+        let block = self.0.free.borrow_mut().take(order)?;
         let capacity = BLOCK_BYTES << order;
         self.0.used_bytes.set(self.0.used_bytes.get() + capacity);
         // SAFETY: `block` lies within the arena, so the address is inside the mapping and not null.
@@ -142,42 +195,26 @@ impl BufferPool {
         })
     }
 
-    fn give_back(&self, mut block: u32, order: u8) {
+    fn give_back(&self, block: u32, order: u8) {
         let capacity = BLOCK_BYTES << order;
         self.0.used_bytes.set(self.0.used_bytes.get() - capacity);
-        {
-            let mut free = self.0.free.borrow_mut();
-            let mut marks = self.0.free_order.borrow_mut();
-            let mut order = order as usize;
-            while order < ORDERS - 1 {
-                let buddy = block ^ (1 << order);
-                if marks[buddy as usize] != order as u8 + 1 {
-                    break;
-                }
-                let at =
-                    free[order].iter().rposition(|&b| b == buddy).expect("a marked block is in its list");
-                free[order].swap_remove(at);
-                marks[buddy as usize] = 0;
-                block &= !(1 << order);
-                order += 1;
-            }
-            free[order].push(block);
-            marks[block as usize] = order as u8 + 1;
-        }
+        self.0.free.borrow_mut().give_back(block, order as usize);
         self.serve_waiters();
     }
 
     fn serve_waiters(&self) {
         loop {
-            let Some(first) = self.0.waiters.borrow().front().cloned() else { return };
-            if !first.dropped.get() {
-                let Some(buffer) = self.take(first.bytes) else { return };
-                *first.granted.borrow_mut() = Some(buffer);
-                if let Some(waker) = first.waker.borrow_mut().take() {
-                    waker.wake();
-                }
+            let Some(bytes) = self.0.waiters.borrow().first_key_value().map(|(_, first)| first.bytes) else {
+                return;
+            };
+            let Some(buffer) = self.take(bytes) else { return };
+            let (_, first) = self.0.waiters.borrow_mut().pop_first().expect("the one just looked at");
+            *first.granted.borrow_mut() = Some(buffer);
+            // Outside all borrows: a waker may run anything.
+            let waker = first.waker.borrow_mut().take();
+            if let Some(waker) = waker {
+                waker.wake();
             }
-            self.0.waiters.borrow_mut().pop_front();
         }
     }
 }
@@ -197,14 +234,15 @@ fn order_of(bytes: usize) -> usize {
 struct Allocate {
     pool: BufferPool,
     bytes: usize,
-    waiter: Option<Rc<Waiter>>,
+    /// The place in the queue, once it waits.
+    place: Option<(u64, Rc<Waiter>)>,
 }
 
 impl Future for Allocate {
     type Output = DmaBuffer;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<DmaBuffer> {
-        if let Some(waiter) = &self.waiter {
+        if let Some((_, waiter)) = &self.place {
             if let Some(buffer) = waiter.granted.borrow_mut().take() {
                 return Poll::Ready(buffer);
             }
@@ -218,22 +256,26 @@ impl Future for Allocate {
             bytes: self.bytes,
             granted: RefCell::new(None),
             waker: RefCell::new(Some(cx.waker().clone())),
-            dropped: Cell::new(false),
         });
-        self.pool.0.waiters.borrow_mut().push_back(waiter.clone());
-        self.waiter = Some(waiter);
+        let ticket = self.pool.0.next_ticket.get();
+        self.pool.0.next_ticket.set(ticket + 1);
+        self.pool.0.waiters.borrow_mut().insert(ticket, waiter.clone());
+        self.place = Some((ticket, waiter));
         Poll::Pending
     }
 }
 
 impl Drop for Allocate {
     fn drop(&mut self) {
-        if let Some(waiter) = self.waiter.take() {
-            waiter.dropped.set(true);
-            // A buffer granted but not taken goes back; a dropped waiter must not hold up those behind it.
-            let granted = waiter.granted.borrow_mut().take();
-            drop(granted);
-            self.pool.serve_waiters();
+        if let Some((ticket, waiter)) = self.place.take() {
+            let left = self.pool.0.waiters.borrow_mut().remove(&ticket);
+            // A buffer granted but not taken goes back with the waiter.
+            drop(waiter);
+            if left.is_some() {
+                // It may have been the first, and held up smaller ones behind it.
+                drop(left);
+                self.pool.serve_waiters();
+            }
         }
     }
 }
@@ -396,3 +438,6 @@ impl std::fmt::Debug for DmaBuffer {
         write!(f, "DmaBuffer({} of {} bytes)", self.filled, self.capacity())
     }
 }
+
+#[cfg(test)]
+mod tests;
