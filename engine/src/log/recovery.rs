@@ -78,6 +78,7 @@ impl<D: Disk> Engine<D> {
     /// Makes a new, empty log in `dir` (created if need be). Durable when it returns.
     pub async fn create_log(&self, dir: &Path, id: LogId, options: LogOptions) -> Result<Log<D>, OpenError> {
         let disk = self.disk();
+        let parents = self.parents_to_sync(dir).await;
         disk.create_dir_all(dir).await.map_err(at(dir, "create"))?;
         let segment = Rc::new(Segment::new(dir, Offset::ZERO, Offset::ZERO, 0));
         let file =
@@ -95,10 +96,23 @@ impl<D: Disk> Engine<D> {
         };
         let log = found.into_log(self, dir, options);
         log.store_checkpoint(true).await.map_err(at(dir, "store the checkpoint of"))?;
-        if let Some(parent) = dir.parent() {
+        for parent in parents {
             disk.sync_dir(parent).await.map_err(at(parent, "sync"))?;
         }
         Ok(log)
+    }
+
+    /// The directories whose names make `dir` findable and may not be durable: its parent and grandparent (another
+    /// log may have made them a moment ago), and above them those that are not there yet, up to one that is.
+    async fn parents_to_sync<'a>(&self, dir: &'a Path) -> Vec<&'a Path> {
+        let mut parents = Vec::new();
+        for parent in dir.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+            parents.push(parent);
+            if parents.len() >= 2 && self.disk().list(parent).await.is_ok() {
+                break;
+            }
+        }
+        parents
     }
 
     /// Opens the log in `dir`. `was_clean`: the data directory says that the last stop was clean.
