@@ -5,11 +5,18 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use corelog_schemas::messages::Acks;
+
+use crate::affinity::generator_cores;
 use crate::cpu::StealProbe;
 use crate::environment::Environment;
 use crate::error::BenchError;
+use crate::fetch::{FetchMode, FetchOptions, fetch};
 use crate::floor;
+use crate::load::LoadOptions;
+use crate::produce::{ProduceOptions, produce};
 use crate::report::Report;
+use crate::target::{NewTarget, Target};
 use crate::units::{parse_bytes, parse_duration};
 
 /// Arguments of `corelog bench`.
@@ -23,6 +30,159 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// Measure what the disk and the loopback do without Corelog: the floor under every other figure.
     Floor(FloorArgs),
+    /// Append prebuilt batches, as fast as they are taken or at a set rate.
+    #[command(after_help = PRODUCE_EXAMPLES)]
+    Produce(ProduceArgs),
+    /// Read a topic from its beginning or at its end.
+    #[command(after_help = FETCH_EXAMPLES)]
+    Fetch(FetchArgs),
+}
+
+const PRODUCE_EXAMPLES: &str = "\
+Examples:
+  corelog bench produce --record-bytes 1000 --batch-records 1000
+  corelog bench produce --record-bytes 100 --batch-records 100 --connections 8 --flush interval
+  corelog bench produce --record-bytes 1000 --batch-records 1 --rate 500 --json produce.json
+
+At a set rate latency counts from the time at which a request was due, whether or not it could be sent then.";
+
+const FETCH_EXAMPLES: &str = "\
+Examples:
+  corelog bench fetch --topic big --mode cold --connections 2
+  corelog bench fetch --topic busy --mode tail
+
+A cold read goes through the whole topic and begins again; make the topic larger than the server's memory, or the
+server's buffers answer.";
+
+/// What the load generators have in common.
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Any shard of the server.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9700", env = "CORELOG_SERVER")]
+    server: String,
+    /// Connections in all; at least one for each shard that leads a partition.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+    /// The time that counts.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    duration: Duration,
+    /// Load before the time that counts.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    warmup: Duration,
+    /// Cores for the generator, one thread each, such as 2,3. Default: all that the server does not use.
+    #[arg(long, value_name = "LIST")]
+    cores: Option<String>,
+    /// Poll the sockets instead of sleeping: the generator's own wake-up is then no part of the latency.
+    #[arg(long)]
+    spin: bool,
+    /// Process whose CPU is counted. Default: whoever listens at --server, on this machine.
+    #[arg(long, value_name = "PID")]
+    server_pid: Option<u32>,
+    /// Write the report as JSON; - means standard output.
+    #[arg(long = "json", id = "json_file", value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Arguments of `corelog bench produce`.
+#[derive(Debug, Args)]
+pub(crate) struct ProduceArgs {
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Topic to make for the run. Default: a new name.
+    #[arg(long, value_name = "NAME")]
+    topic: Option<String>,
+    /// Produce to a topic that is there, as it is.
+    #[arg(long, requires = "topic", conflicts_with_all = ["partitions", "flush", "topic_options", "keep"])]
+    existing: bool,
+    /// Leave the topic there after the run.
+    #[arg(long)]
+    keep: bool,
+    /// Partitions of the topic.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    partitions: u32,
+    /// When the topic's appends are safe: after each commit's sync, or once written and synced at intervals.
+    #[arg(long, value_enum, default_value = "commit")]
+    flush: Flush,
+    /// Another option of the topic, such as retention_bytes=1000000000; may be repeated.
+    #[arg(long = "option", id = "topic_options", value_name = "KEY=VALUE", value_parser = parse_option)]
+    topic_options: Vec<(String, String)>,
+    /// Bytes of a record's value.
+    #[arg(long, value_name = "SIZE", default_value = "1000", value_parser = parse_bytes)]
+    record_bytes: u64,
+    /// Records of a batch; a request carries one batch.
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
+    batch_records: u32,
+    /// Unanswered requests of a connection.
+    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(1..))]
+    in_flight: u16,
+    /// Records a second in all, in open loop. Default: as many as are taken.
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate, conflicts_with = "max")]
+    rate: Option<f64>,
+    /// As many as are taken (the default).
+    #[arg(long)]
+    max: bool,
+    /// When the server answers.
+    #[arg(long, value_enum, default_value = "all")]
+    acks: AcksArg,
+}
+
+/// Arguments of `corelog bench fetch`.
+#[derive(Debug, Args)]
+pub(crate) struct FetchArgs {
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Topic to read.
+    #[arg(long, value_name = "NAME")]
+    topic: String,
+    /// Where to read.
+    #[arg(long, value_enum, default_value = "cold")]
+    mode: FetchMode,
+    /// Most bytes of one response.
+    #[arg(long, value_name = "SIZE", default_value = "1m", value_parser = parse_bytes)]
+    fetch_bytes: u64,
+    /// How long the server waits for new records.
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_duration)]
+    max_wait: Duration,
+    /// The server answers at once with so many bytes.
+    #[arg(long, value_name = "SIZE", default_value = "1", value_parser = parse_bytes)]
+    min_bytes: u64,
+    /// Drop the kernel's page cache first (needs root). Corelog does not use it; other systems do.
+    #[arg(long)]
+    drop_caches: bool,
+}
+
+/// Values of `--flush`, as the topic option spells them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Flush {
+    /// Synced before it is answered.
+    Commit,
+    /// Answered when written, synced at intervals.
+    Interval,
+}
+
+/// Values of `--acks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum AcksArg {
+    /// All in-sync replicas have it.
+    All,
+    /// The leader has it.
+    #[value(name = "1")]
+    Leader,
+    /// No answer at all.
+    #[value(name = "0")]
+    None,
+}
+
+fn parse_option(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(rate),
+        _ => Err(format!("{text:?} is no positive number")),
+    }
 }
 
 /// Arguments of `corelog bench floor`.
@@ -56,7 +216,7 @@ pub(crate) struct FloorArgs {
     duration: Duration,
     /// Pace round trips and synced writes at so many a second instead of one after the other: the floor of a
     /// latency measured at the same rate, since waking from idle takes time too.
-    #[arg(long, value_name = "PER_SECOND")]
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
     rate: Option<f64>,
     /// Two cores, as A,B: the receiving end of the loopback runs on A, the rest on B.
     #[arg(long, value_name = "LIST")]
@@ -70,6 +230,8 @@ pub(crate) struct FloorArgs {
 pub fn run(args: BenchArgs) -> Result<(), BenchError> {
     match args.command {
         BenchCommand::Floor(args) => run_floor(args),
+        BenchCommand::Produce(args) => run_produce(args),
+        BenchCommand::Fetch(args) => run_fetch(args),
     }
 }
 
@@ -88,11 +250,82 @@ fn run_floor(args: FloorArgs) -> Result<(), BenchError> {
         cores: args.cores,
     })?;
     let report = Report::new("floor", environment, steal.percent(), figures);
-    if let Some(path) = &args.json {
-        report.write_json(path)?;
+    report.finish(args.json.as_deref(), &report.results.table())
+}
+
+impl LoadArgs {
+    fn options(&self, target: &Target) -> Result<LoadOptions, BenchError> {
+        Ok(LoadOptions {
+            cores: generator_cores(self.cores.as_deref(), &target.server_cores)?,
+            warmup: self.warmup,
+            duration: self.duration,
+            spin: self.spin,
+            server_pid: self.server_pid.or(target.server_pid),
+        })
     }
-    if args.json.as_deref() != Some(std::path::Path::new("-")) {
-        report.print(&report.results.table());
+}
+
+fn run_produce(args: ProduceArgs) -> Result<(), BenchError> {
+    let environment = Environment::detect(None);
+    let new = (!args.existing).then(|| NewTarget {
+        partitions: args.partitions,
+        options: [("flush".to_owned(), args.flush.name().to_owned())]
+            .into_iter()
+            .chain(args.topic_options.iter().cloned())
+            .collect(),
+        keep: args.keep,
+    });
+    let topic = args.topic.clone().unwrap_or_else(|| format!("bench-{}", std::process::id()));
+    let target = Target::open(&args.load.server, &topic, new.as_ref())?;
+    let options = ProduceOptions {
+        record_bytes: args.record_bytes as usize,
+        batch_records: args.batch_records,
+        connections: usize::from(args.load.connections),
+        in_flight: usize::from(args.in_flight),
+        rate: args.rate,
+        acks: args.acks.acks(),
+    };
+    let (figures, steal_percent) = produce(&target, &options, &args.load.options(&target)?)?;
+    let report = Report::new("produce", environment, steal_percent, figures);
+    report.finish(args.load.json.as_deref(), &report.results.table("record values"))
+}
+
+fn run_fetch(args: FetchArgs) -> Result<(), BenchError> {
+    let environment = Environment::detect(None);
+    let small = |name: &str, bytes: u64| {
+        u32::try_from(bytes).map_err(|_| BenchError::Usage(format!("--{name} {bytes} is above 4 GiB")))
+    };
+    let options = FetchOptions {
+        mode: args.mode,
+        fetch_bytes: small("fetch-bytes", args.fetch_bytes)?,
+        connections: usize::from(args.load.connections),
+        max_wait: args.max_wait,
+        min_bytes: small("min-bytes", args.min_bytes)?,
+    };
+    let target = Target::open(&args.load.server, &args.topic, None)?;
+    if args.drop_caches {
+        std::fs::write("/proc/sys/vm/drop_caches", "1").map_err(BenchError::io("dropping the page cache"))?;
     }
-    Ok(())
+    let (figures, steal_percent) = fetch(&target, &options, &args.load.options(&target)?)?;
+    let report = Report::new("fetch", environment, steal_percent, figures);
+    report.finish(args.load.json.as_deref(), &report.results.table("record batches"))
+}
+
+impl Flush {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Interval => "interval",
+        }
+    }
+}
+
+impl AcksArg {
+    fn acks(self) -> Acks {
+        match self {
+            Self::All => Acks::All,
+            Self::Leader => Acks::Leader,
+            Self::None => Acks::None,
+        }
+    }
 }

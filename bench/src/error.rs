@@ -2,6 +2,7 @@
 
 use std::io;
 
+use corelog_schemas::Failure;
 use corelog_tuning::CoreListError;
 
 /// One enum for all runs: whatever fails, the run ends and the message is printed.
@@ -29,6 +30,30 @@ pub enum BenchError {
         /// What it leaves to others.
         reserve_bytes: u64,
     },
+    /// Nobody answers there.
+    #[error("no server answers at {address}: {source}")]
+    Unreachable {
+        /// Where.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server understood, and said no.
+    #[error("{what}: {failure}")]
+    Refused {
+        /// What was asked.
+        what: String,
+        /// Its words.
+        failure: Failure,
+    },
+    /// The server sent what cannot be understood: another version, or another program.
+    #[error("{address} does not speak this protocol: {what}")]
+    Protocol {
+        /// Where.
+        address: String,
+        /// What came.
+        what: String,
+    },
     /// Arguments that contradict each other or the machine.
     #[error("{0}")]
     Usage(String),
@@ -42,6 +67,11 @@ impl BenchError {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
+    }
+
+    /// Wraps what a peer got wrong.
+    pub(crate) fn protocol(address: &str, what: impl std::fmt::Display) -> Self {
+        Self::Protocol { address: address.to_owned(), what: what.to_string() }
     }
 }
 

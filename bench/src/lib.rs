@@ -11,10 +11,15 @@ mod args;
 mod cpu;
 mod environment;
 mod error;
+mod fetch;
 pub mod floor;
 mod latency;
+mod load;
+mod produce;
 mod report;
+mod target;
 mod units;
+mod wire;
 
 pub use args::{BenchArgs, run};
 pub use cpu::{ProcessCpu, StealProbe};

@@ -29,8 +29,19 @@ impl<T: Serialize> Report<T> {
         Self { kind, environment, steal_percent, is_spoilt: steal_percent > STEAL_PERCENT_MAX, results }
     }
 
+    /// Writes it where asked, and prints `figures` for people unless standard output has the JSON.
+    pub(crate) fn finish(&self, json: Option<&Path>, figures: &str) -> BenchResult<()> {
+        if let Some(path) = json {
+            self.write_json(path)?;
+        }
+        if json.is_none_or(|path| path.as_os_str() != "-") {
+            self.print(figures);
+        }
+        Ok(())
+    }
+
     /// Writes it as JSON; `-` means standard output.
-    pub(crate) fn write_json(&self, path: &Path) -> BenchResult<()> {
+    fn write_json(&self, path: &Path) -> BenchResult<()> {
         let mut text =
             serde_json::to_string_pretty(self).expect("a report has string keys and finite numbers");
         text.push('\n');
@@ -42,7 +53,7 @@ impl<T: Serialize> Report<T> {
     }
 
     /// The lines around the figures of a report for people.
-    pub(crate) fn print(&self, figures: &str) {
+    fn print(&self, figures: &str) {
         println!("{}\n\n{}", self.environment.lines(), figures.trim_end());
         if self.is_spoilt {
             println!(

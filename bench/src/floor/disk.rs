@@ -169,7 +169,9 @@ impl DiskTarget {
     }
 
     fn check(&self, block_bytes: u64, depth: u32) -> BenchResult<()> {
-        let fault = if block_bytes == 0 || block_bytes % BLOCK_BYTES != 0 || block_bytes > OPERATION_BYTES_MAX
+        let fault = if block_bytes == 0
+            || !block_bytes.is_multiple_of(BLOCK_BYTES)
+            || block_bytes > OPERATION_BYTES_MAX
         {
             format!("{block_bytes} bytes is no multiple of {BLOCK_BYTES} up to {OPERATION_BYTES_MAX}")
         } else if !(1..=DEPTH_MAX).contains(&depth) {

@@ -72,11 +72,11 @@ pub struct Floors {
 /// Measures everything asked for, one after the other.
 pub fn measure(options: &FloorOptions) -> BenchResult<Floors> {
     let (receiver, sender) = two_cores(options.cores.as_deref())?;
-    let mut floors = Floors::default();
     // In a thread of its own, since pinning lasts as long as the thread.
-    floors.disk = std::thread::scope(|scope| {
+    let disk = std::thread::scope(|scope| {
         scope.spawn(|| measure_disk(options, sender)).join().expect("a thread of ours does not panic")
     })?;
+    let mut floors = Floors { disk, ..Floors::default() };
     for &message_bytes in &options.message_sizes {
         if options.measurements.contains(&Measurement::RoundTrip) {
             floors.round_trip.push(round_trip(

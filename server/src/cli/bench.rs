@@ -10,7 +10,11 @@ pub fn run(args: BenchArgs) -> CliResult {
     corelog_bench::run(args).map_err(|error| {
         let exit = match error {
             BenchError::Usage(_) | BenchError::Cores(_) => Exit::Usage,
-            BenchError::Io { .. } | BenchError::NotEnoughSpace { .. } => Exit::Failure,
+            BenchError::Unreachable { .. } => Exit::Unreachable,
+            BenchError::Refused { .. } => Exit::Refused,
+            BenchError::Io { .. } | BenchError::NotEnoughSpace { .. } | BenchError::Protocol { .. } => {
+                Exit::Failure
+            }
         };
         CliError::new(exit, error)
     })
