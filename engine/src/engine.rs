@@ -19,7 +19,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use crate::buffer::{BUFFER_BYTES_MAX, BufferPool, DmaBuffer};
 use crate::disk::{BLOCK_BYTES, Disk};
 use crate::log::{EngineOptions, Log, Segment};
-use crate::notify::Notify;
+use crate::notify::{Notify, Pass, Turnstile};
 
 /// A piece of work that a driver runs to its end.
 pub(crate) type Job = Pin<Box<dyn Future<Output = ()>>>;
@@ -43,6 +43,7 @@ struct EngineState<D: Disk> {
     /// Active segments with a tail chunk in memory.
     open_tails: RefCell<VecDeque<Weak<Segment<D>>>>,
     tail_blocks: RefCell<Vec<DmaBuffer>>,
+    memory_turnstile: Turnstile,
     stopping: Cell<bool>,
     open_files: RefCell<VecDeque<Weak<Segment<D>>>>,
     counters: Counters,
@@ -70,6 +71,8 @@ pub struct EngineStats {
     pub writes: u64,
     /// Device syncs of commits.
     pub syncs: u64,
+    /// Segments made from expired ones.
+    pub recycled_segments: u64,
     /// Chunks evicted because memory was short.
     pub evictions: u64,
 }
@@ -103,6 +106,7 @@ impl<D: Disk> Engine<D> {
             cached: RefCell::default(),
             open_tails: RefCell::default(),
             tail_blocks: RefCell::new(tail_blocks),
+            memory_turnstile: Turnstile::default(),
             stopping: Cell::new(false),
             open_files: RefCell::default(),
             counters: Counters::default(),
@@ -248,6 +252,11 @@ impl<D: Disk> Engine<D> {
         if !segment.tail_listed.replace(true) {
             self.0.open_tails.borrow_mut().push_back(Rc::downgrade(segment));
         }
+    }
+
+    /// Waits until no other log waits for memory with some in hand.
+    pub(crate) async fn enter_memory_turnstile(&self) -> Pass {
+        self.0.memory_turnstile.enter().await
     }
 
     /// A block for the private copy of a tail block; `None` while all are in flight.

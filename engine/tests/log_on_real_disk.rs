@@ -155,3 +155,41 @@ fn small_memory_makes_producers_wait_and_readers_go_to_the_device() {
         assert!(engine.stats().evictions > 0);
     });
 }
+
+#[test]
+fn expired_segments_are_used_again_and_their_old_batches_never_show() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("log");
+    let options = LogOptions {
+        segment_bytes_max: 4 << 20,
+        retention_bytes: Some(8 << 20),
+        retention_ms: None,
+        ..LogOptions::default()
+    };
+    let start = on_disk(&path, async |engine, path| {
+        let log = engine.create_log(path, ID, options).await.unwrap();
+        log.begin_epoch(LeaderEpoch(1)).unwrap();
+        for i in 0..400 {
+            let end = append(&log, &batch(i, 10, 10_000), 10).await;
+            if i % 8 == 0 {
+                log.wait(Stage::Durable, end).await.unwrap();
+            }
+        }
+        log.flush().await.unwrap();
+        assert!(engine.stats().recycled_segments >= 3, "{:?}", engine.stats());
+        log.ends().start
+    });
+    assert!(start > Offset(0));
+    // The process is gone without a word; the active segment has batches of an earlier life behind its end.
+    on_disk(&path, async |engine, path| {
+        let (log, report) = engine.open_log(path, ID, options, false).await.unwrap();
+        assert_eq!(report.cut, None, "old batches are not a damaged tail");
+        assert_eq!(log.ends().end, Offset(4000));
+        assert_eq!(log.ends().start, start);
+        let found = read_all(&log).await;
+        for (base, records) in &found {
+            assert_eq!(records, &batch(base / 10, 10, 10_000)[61..]);
+        }
+        assert_eq!(found.len() as u64 * 10, 4000 - start.0);
+    });
+}

@@ -73,6 +73,7 @@ impl<D: Disk> Log<D> {
             return Err(AppendError::TooLarge { bytes, bytes_max });
         }
         let pass = self.0.turnstile.enter().await;
+        self.state_mut().last_admit = now;
         self.wait_for_room(bytes).await?;
         if self.state().epoch.is_none() {
             return Err(AppendError::NoEpoch);
@@ -82,8 +83,7 @@ impl<D: Disk> Log<D> {
             self.roll().await?;
         }
         self.ensure_prepared(bytes as u64).await?;
-        let pin = Pin::new(self.state().active().segment.clone());
-        self.ensure_memory(bytes).await?;
+        let pin = self.ensure_memory(bytes).await?;
         Ok(Admission { log: self.clone(), bytes, _pin: pin, _pass: pass })
     }
 
@@ -138,22 +138,26 @@ impl<D: Disk> Log<D> {
         place(active, bytes as u64, records, now, &state.options)
     }
 
-    /// Makes sure that the tail chunk is in memory and, with spare ones, takes `bytes` more.
-    async fn ensure_memory(&self, bytes: usize) -> Result<(), AppendError> {
-        self.ensure_tail_block().await?;
+    /// Makes sure that the tail chunk is in memory, pinned, and takes `bytes` more together with spare ones.
+    ///
+    /// While it waits for memory its tail may be released, and only one log of the engine waits with spare buffers
+    /// in hand: so logs that need several buffers cannot starve each other.
+    async fn ensure_memory(&self, bytes: usize) -> Result<Pin<D>, AppendError> {
+        let mut turn = None;
         loop {
-            let size = {
-                let state = self.state();
-                let writer = state.active();
-                let open = writer.segment.open_chunk.borrow();
-                let room = open.as_ref().map_or(0, |c| c.buffer.spare())
-                    + writer.spare.iter().map(|b| b.capacity()).sum::<usize>();
-                if room >= bytes {
-                    return Ok(());
+            let pin = Pin::new(self.state().active().segment.clone());
+            self.ensure_tail_block().await?;
+            let Some(size) = self.missing_memory(bytes) else { return Ok(pin) };
+            let buffer = match self.engine().try_allocate(size) {
+                Some(buffer) => buffer,
+                None => {
+                    drop(pin);
+                    if turn.is_none() {
+                        turn = Some(self.engine().enter_memory_turnstile().await);
+                    }
+                    self.engine().allocate(size).await
                 }
-                (bytes - room).max(writer.chunk_bytes_next).min(BUFFER_BYTES_MAX)
             };
-            let buffer = self.engine().allocate(size).await;
             self.engine().opened_tail(&self.state().active().segment);
             let grown = (buffer.capacity() * 2).min(self.engine().chunk_bytes_max());
             let mut state = self.state_mut();
@@ -161,6 +165,16 @@ impl<D: Disk> Log<D> {
             writer.chunk_bytes_next = grown;
             writer.spare.push_back(buffer);
         }
+    }
+
+    /// Size of the next buffer that an append of `bytes` needs; `None` if there is room.
+    fn missing_memory(&self, bytes: usize) -> Option<usize> {
+        let state = self.state();
+        let writer = state.active();
+        let open = writer.segment.open_chunk.borrow();
+        let room = open.as_ref().map_or(0, |c| c.buffer.spare())
+            + writer.spare.iter().map(|b| b.capacity()).sum::<usize>();
+        (room < bytes).then(|| (bytes - room).max(writer.chunk_bytes_next).min(BUFFER_BYTES_MAX))
     }
 
     /// Reads the partial block at the end of the active segment back, if its chunk was released.

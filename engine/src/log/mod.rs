@@ -127,6 +127,8 @@ struct State<D: Disk> {
     /// A sync was asked for although the policy would not.
     sync_wanted: bool,
     unsynced_since: Option<TimestampMs>,
+    /// When somebody last asked to append: the time by which segments expire between two calls of retention.
+    last_admit: TimestampMs,
     appended_since_checkpoint: u64,
     checkpointing: bool,
     failure: Option<LogFailure>,

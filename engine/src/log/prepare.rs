@@ -8,6 +8,7 @@
 //! `write_ahead_bytes_max`; the background keeps half of it free. An idle log falls back to the minimum.
 
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 
 use super::{AppendError, Log, LogFailure, NextSegment, Segment};
@@ -194,9 +195,12 @@ impl<D: Disk> Log<D> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = disk.open(&path, OpenMode::CreateNew).await?;
-        let end = self.state().active().ahead_bytes.min(align_up(self.options().segment_bytes_max));
-        let mut start = 0;
+        let (file, mut start) = match self.recycle_expired(&path).await? {
+            Some(recycled) => recycled,
+            None => (disk.open(&path, OpenMode::CreateNew).await?, 0),
+        };
+        let end =
+            self.state().active().ahead_bytes.min(align_up(self.options().segment_bytes_max)).max(start);
         while start < end {
             let step = end.min(start + STEP_BYTES);
             file.zero(start, step, IoClass::Background).await?;
@@ -205,6 +209,28 @@ impl<D: Disk> Log<D> {
         }
         file.sync().await?;
         Ok((file, end))
+    }
+
+    /// Makes the file of an expired segment the next one, so that its blocks need not be written ahead again.
+    /// Returns it with the end of the blocks that are written.
+    ///
+    /// What it holds are batches of this partition with offsets below the new segment's base and an epoch not
+    /// above the present one: `recovery` does not take them for the next batch. Never the file of another log.
+    async fn recycle_expired(&self, path: &Path) -> io::Result<Option<(D::File, u64)>> {
+        let now = self.state().last_admit;
+        let Some(segment) = self.take_expired(now, 1).await.pop() else { return Ok(None) };
+        let bytes = segment.bytes.get();
+        if bytes < self.options().segment_bytes_max / 2 {
+            segment.remove_files(self.engine()).await?;
+            return Ok(None);
+        }
+        let file = segment.file(self.engine()).await?;
+        // Readers under way see the mark before the first byte changes.
+        segment.gone.set(true);
+        self.engine().disk().rename(&segment.path, path).await?;
+        segment.remove_files(self.engine()).await?;
+        self.engine().count(|s| s.recycled_segments += 1);
+        Ok(Some((file, bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64)))
     }
 }
 

@@ -173,6 +173,7 @@ impl<D: Disk> Found<D> {
                 syncing: false,
                 sync_wanted: false,
                 unsynced_since: None,
+                last_admit: TimestampMs(i64::MIN),
                 appended_since_checkpoint: 0,
                 checkpointing: false,
                 failure: None,
@@ -387,7 +388,9 @@ impl<D: Disk> Recovery<'_, D> {
         let mut prepared_end = (length / BLOCK_BYTES as u64 * BLOCK_BYTES as u64).max(align_up(end.position));
         if rest_bytes > 0 || !behind.is_empty() || end.position > length {
             let rest = &rest[..rest_bytes];
-            let sound_batch_behind = has_sound_batch(rest, scan) || self.has_batches(behind).await?;
+            let recycled = behind.is_empty() && has_older_life(rest, scan);
+            let sound_batch_behind =
+                first_sound_batch(rest, &scan.check()).is_some() || self.has_batches(behind).await?;
             let mut cut = CutTail {
                 path: segment.path.clone(),
                 position: end.position,
@@ -404,7 +407,8 @@ impl<D: Disk> Recovery<'_, D> {
             }
             file.set_length(end.position).await.map_err(at(&segment.path, "cut"))?;
             prepared_end = align_up(end.position);
-            report.cut = Some(cut);
+            // What an earlier life of a recycled file left behind the end is no loss.
+            report.cut = (!recycled).then_some(cut);
         }
         file.sync().await.map_err(at(&segment.path, "sync"))?;
         self.engine.disk().sync_dir(self.dir).await.map_err(at(self.dir, "sync"))?;
@@ -482,22 +486,28 @@ impl<D: Disk> Recovery<'_, D> {
     }
 }
 
-/// Whether a whole batch of this log, with a good checksum, stands somewhere in `rest`.
-fn has_sound_batch(rest: &[u8], scan: &StoredScan) -> bool {
-    let check = scan.check();
+/// The first whole batch in `rest`, with a good checksum, that passes `check` with gaps allowed.
+fn first_sound_batch(rest: &[u8], check: &HeaderCheck) -> Option<BatchHeader> {
     let mut from = 0;
-    while let Some(position) = find_plausible_header(rest, from, &check) {
+    while let Some(position) = find_plausible_header(rest, from, check) {
         let header = BatchHeader::parse(&rest[position..]).expect("a plausible header parses");
         if let Some(batch) = rest.get(position..position + header.size()) {
             let mut crc = CrcCheck::new(&header);
             crc.feed(batch);
             if crc.finish().is_ok() {
-                return true;
+                return Some(header);
             }
         }
         from = position + 1;
     }
-    false
+    None
+}
+
+/// Whether `rest` holds a batch of an earlier life of this space: sound, but of lower offsets than what comes next.
+fn has_older_life(rest: &[u8], scan: &StoredScan) -> bool {
+    let next_offset = scan.check().next_offset;
+    let any = HeaderCheck { epoch_min: None, epoch_max: None, next_offset: Offset::ZERO, ..scan.check() };
+    first_sound_batch(rest, &any).is_some_and(|header| header.base_offset < next_offset)
 }
 
 fn at(path: &Path, operation: &'static str) -> impl Fn(io::Error) -> OpenError {

@@ -52,6 +52,21 @@ impl<D: Disk> Log<D> {
     ///
     /// Errors: a file could not be removed, or an index not be read; it is tried again the next time.
     pub async fn apply_retention(&self, now: TimestampMs) -> Result<Trimmed, TrimError> {
+        let removed = self.take_expired(now, usize::MAX).await;
+        let trimmed = Trimmed {
+            segments: removed.len(),
+            bytes: removed.iter().map(|s| s.bytes.get()).sum(),
+            start: self.ends().start,
+        };
+        for segment in removed {
+            segment.remove_files(self.engine()).await.map_err(|error| TrimError::Disk(error.to_string()))?;
+        }
+        Ok(trimmed)
+    }
+
+    /// Takes at most `most` segments that are no longer kept out of the log, oldest first; their files are still
+    /// there.
+    pub(super) async fn take_expired(&self, now: TimestampMs, most: usize) -> Vec<Rc<Segment<D>>> {
         let candidates = {
             let state = self.state();
             let end = state.deletable_end();
@@ -65,32 +80,23 @@ impl<D: Disk> Log<D> {
                 }
             }
         }
-        let removed = {
+        let removed: Vec<_> = {
             let mut state = self.state_mut();
             let facts: Vec<_> = candidates.iter().map(facts).collect();
-            let count = expired(&facts, state.bytes(), state.ends.start, now, &state.options);
-            // A truncation may have come between.
+            let count = expired(&facts, state.bytes(), state.ends.start, now, &state.options).min(most);
+            // A truncation, or another caller, may have come between.
             let same = candidates.iter().zip(&state.sealed).take(count).all(|(a, b)| Rc::ptr_eq(a, b));
-            let removed: Vec<_> = if same { state.sealed.drain(..count).collect() } else { Vec::new() };
+            let removed = if same { state.sealed.drain(..count).collect() } else { Vec::new() };
             if let Some(last) = removed.last() {
                 let start = state.ends.start.max(last.end_offset.get());
                 state.move_start(start);
             }
             removed
         };
-        let trimmed = Trimmed {
-            segments: removed.len(),
-            bytes: removed.iter().map(|s| s.bytes.get()).sum(),
-            start: self.ends().start,
-        };
-        if removed.is_empty() {
-            return Ok(trimmed);
+        if !removed.is_empty() {
+            self.tell_progress();
         }
-        self.tell_progress();
-        for segment in removed {
-            segment.remove_files(self.engine()).await.map_err(|error| TrimError::Disk(error.to_string()))?;
-        }
-        Ok(trimmed)
+        removed
     }
 
     /// Cuts the tail of the log: the batch that holds `to`, and all behind it, go. Durable when it returns.
