@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::admin::Admin;
 use crate::cluster::Cluster;
 use crate::connection::ConnectOptions;
+use crate::consumer::{Consumer, ConsumerConfig};
 use crate::error::RequestError;
 use crate::producer::{Producer, ProducerConfig, ProducerConfigError};
 
@@ -63,5 +65,15 @@ impl Client {
     /// Starts a producer on the current tokio runtime.
     pub fn producer(&self, config: ProducerConfig) -> Result<Producer, ProducerConfigError> {
         Producer::start(Arc::clone(&self.cluster), config)
+    }
+
+    /// A consumer without assignment.
+    pub fn consumer(&self, config: ConsumerConfig) -> Consumer {
+        Consumer::new(Arc::clone(&self.cluster), config)
+    }
+
+    /// Admin operations.
+    pub fn admin(&self) -> Admin {
+        Admin { cluster: Arc::clone(&self.cluster) }
     }
 }

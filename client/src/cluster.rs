@@ -18,6 +18,9 @@ use crate::connection::{Answer, ConnectOptions};
 use crate::error::RequestError;
 use crate::pool::ConnectionPool;
 
+/// A partition by the name of its topic.
+pub(crate) type PartitionKey = (Arc<str>, u32);
+
 /// A topic as the cluster knows it.
 #[derive(Clone, Debug)]
 pub struct Topic {

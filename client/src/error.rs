@@ -179,8 +179,9 @@ pub enum DeliveryError {
 /// Why a consumer cannot go on with a partition. The others are not affected: `poll` may be called again.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConsumeError {
-    /// The position is outside the log and the reset rule says to fail: seek.
-    #[error("offset {offset} of {topic}/{partition} is outside the log [{start}, {end})")]
+    /// The position is outside the log (retention has passed it, or it was never written) and the reset rule says
+    /// to fail: seek.
+    #[error("offset {offset} of {topic}/{partition} is outside the log: {message}")]
     OffsetOutOfRange {
         /// The topic.
         topic: Arc<str>,
@@ -188,10 +189,8 @@ pub enum ConsumeError {
         partition: u32,
         /// The position.
         offset: Offset,
-        /// Log start offset.
-        start: Offset,
-        /// High watermark.
-        end: Offset,
+        /// What the server said; it names the range.
+        message: Arc<str>,
     },
     /// A batch arrived damaged twice, or cannot be unpacked: seek behind it to skip it.
     #[error("the batch at offset {offset} of {topic}/{partition} cannot be read: {reason}")]
@@ -202,8 +201,8 @@ pub enum ConsumeError {
         partition: u32,
         /// Its base offset, or the position if its header cannot be read.
         offset: Offset,
-        /// The offset to seek to in order to skip it.
-        next_offset: Offset,
+        /// The offset to seek to in order to skip it, if its header can be read.
+        next_offset: Option<Offset>,
         /// What is wrong.
         reason: Arc<str>,
     },

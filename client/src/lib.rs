@@ -6,19 +6,24 @@
 //! a clock, since a client has no server above it to do so. All decisions are pure and tested as such:
 //! `partitioner`, `producer::accumulator`, `retry`, `compression`.
 
+pub mod admin;
 mod client;
 mod cluster;
 pub mod compression;
 mod connection;
+pub mod consumer;
 pub mod error;
+mod offsets;
 pub mod partitioner;
 mod pool;
 pub mod producer;
 pub mod retry;
 
+pub use admin::Admin;
 pub use client::{Client, ClientConfig};
 pub use cluster::{Partition, Topic};
 pub use compression::Compression;
+pub use consumer::{Consumer, ConsumerConfig, ConsumerRecord, OutOfRange, PollLimits, StartAt};
 pub use corelog_engine::batch::RecordHeader;
 pub use corelog_engine::{Offset, TimestampMs, TopicId};
 pub use corelog_schemas::messages::Acks;

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use corelog_engine::batch::{BatchBuilder, BuildError, NewRecord};
 
 use super::delivery::OutcomeCell;
+use crate::cluster::PartitionKey;
 
 /// Limits of the queues.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +32,6 @@ pub(crate) struct AccumulatorLimits {
     /// Whether anybody wants the tags back.
     pub keep_tags: bool,
 }
-
-/// A partition by the name of its topic.
-pub(crate) type PartitionKey = (Arc<str>, u32);
 
 /// The bytes of a batch: still open to be compressed, or ready for the wire (and for a retry).
 #[derive(Debug)]

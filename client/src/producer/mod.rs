@@ -20,10 +20,10 @@ use corelog_engine::batch::{NewRecord, RECORD_BYTES_MAX, RecordHeader};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-use self::accumulator::{Accumulator, AccumulatorLimits, Entry, PartitionKey, Pushed};
+use self::accumulator::{Accumulator, AccumulatorLimits, Entry, Pushed};
 pub use self::config::{ProducerConfig, ProducerConfigError};
 pub use self::delivery::{BatchAck, Delivery, DeliveryReport, RecordMetadata, ReportCallback};
-use crate::cluster::{Cluster, Topic};
+use crate::cluster::{Cluster, PartitionKey, Topic};
 use crate::error::SendError;
 use crate::partitioner::Partitioner;
 

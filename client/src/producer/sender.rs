@@ -20,8 +20,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::ProducerShared;
-use super::accumulator::{Batch, BatchBody, PartitionKey, PartitionSend};
+use super::accumulator::{Batch, BatchBody, PartitionSend};
 use super::delivery::{BatchAck, DeliveryReport};
+use crate::cluster::PartitionKey;
 use crate::compression::{Compression, compress};
 use crate::error::{DeliveryError, RequestError, is_stale_metadata};
 use crate::pool::ConnectionPool;
