@@ -3,4 +3,5 @@
 //! Owns: the list of modules. `main.rs` is only an entry, so that tests can reach everything else.
 
 pub mod cli;
+pub mod config;
 pub mod control;

@@ -1,8 +1,10 @@
 //! `corelog config check|print|reference`: looks at the configuration without starting a node.
 
+use std::io::Write;
 use std::path::PathBuf;
 
-use super::{CliError, CliResult, Exit};
+use super::{CliError, CliResult};
+use crate::config::{self, Config, Sources};
 
 /// What to do with the configuration.
 #[derive(Debug, clap::Subcommand)]
@@ -28,6 +30,18 @@ pub enum ConfigCommand {
 
 /// Runs one of the config commands.
 pub fn run(command: ConfigCommand) -> CliResult {
-    let _ = command;
-    Err(CliError::new(Exit::Failure, "this build has no configuration yet"))
+    let text = match command {
+        ConfigCommand::Check { file } => {
+            load(Some(file.clone()))?;
+            format!("{}: no problems found\n", file.display())
+        }
+        ConfigCommand::Print { file, json: false } => config::to_toml(&load(file)?),
+        ConfigCommand::Print { file, json: true } => format!("{:#}\n", config::to_json(&load(file)?)),
+        ConfigCommand::Reference => config::reference(),
+    };
+    std::io::stdout().lock().write_all(text.as_bytes()).map_err(CliError::output)
+}
+
+fn load(file: Option<PathBuf>) -> CliResult<Config> {
+    config::load(&Sources::from_process(file)).map_err(CliError::usage)
 }

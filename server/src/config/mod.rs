@@ -1,0 +1,170 @@
+//! The configuration of a node: `corelog.toml`, `CORELOG_*` variables and flags, joined and checked.
+//!
+//! Owns: every setting. One table (`keys.rs`) holds name, range, default, meaning and advice; the reference in
+//! `docs/configuration.md`, the checks and the printing are made from it.
+//! Invariant: unknown keys and values out of range are errors, all reported together, each with its place.
+
+pub mod check;
+pub mod keys;
+mod load;
+mod print;
+pub mod source;
+#[cfg(test)]
+mod tests;
+pub mod value;
+
+use std::path::PathBuf;
+
+pub use load::{ConfigError, Sources, Values, load};
+pub use print::{reference, to_json, to_toml};
+pub use source::{Origin, Problem, nearest};
+pub use value::HostPort;
+
+use crate::control::options::TopicOptions;
+use crate::control::snapshot::NodeId;
+
+/// A complete configuration. See `docs/configuration.md` for what each setting does.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[node]`
+    pub node: NodeConfig,
+    /// `[listen]`
+    pub listen: ListenConfig,
+    /// `[http]`
+    pub http: HttpConfig,
+    /// `[data]`
+    pub data: DataConfig,
+    /// `[cores]`
+    pub cores: CoresConfig,
+    /// `memory.per_shard`; `None`: auto.
+    pub memory_bytes_per_shard: Option<u64>,
+    /// `[limits]`
+    pub limits: LimitsConfig,
+    /// `[topic]`
+    pub topic: TopicConfig,
+    /// `[tuning]`
+    pub tuning: TuningConfig,
+    /// `[log]`
+    pub log: LogConfig,
+    /// All of it by name, with the place where each value was set.
+    pub values: Values,
+}
+
+/// Who this node is.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Number in the cluster.
+    pub id: NodeId,
+    /// Rack or zone.
+    pub rack: String,
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug)]
+pub struct ListenConfig {
+    /// Address of shard 0.
+    pub address: HostPort,
+    /// What clients are told; `None`: the host of `address`.
+    pub advertised_host: Option<String>,
+    /// Whether other machines may reach it.
+    pub insecure: bool,
+}
+
+impl ListenConfig {
+    /// The host that clients are told.
+    pub fn advertised_host(&self) -> &str {
+        self.advertised_host.as_deref().unwrap_or(&self.address.host)
+    }
+}
+
+/// Metrics and health.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Whether there is any.
+    pub enabled: bool,
+    /// Where.
+    pub address: HostPort,
+    /// Whether other machines may reach it.
+    pub insecure: bool,
+}
+
+/// Where data lies.
+#[derive(Clone, Debug)]
+pub struct DataConfig {
+    /// Data directories; the first one holds the metadata.
+    pub dirs: Vec<PathBuf>,
+    /// Free space below which produce is refused.
+    pub free_bytes_min: u64,
+}
+
+/// Which cores do what.
+#[derive(Clone, Debug)]
+pub struct CoresConfig {
+    /// One shard each; `None`: auto.
+    pub data: Option<Vec<u16>>,
+    /// The control thread's; `None`: auto.
+    pub control: Option<u16>,
+    /// How long an idle shard polls, in microseconds.
+    pub polling_us: u64,
+}
+
+/// Limits; see the reference.
+#[derive(Clone, Debug)]
+pub struct LimitsConfig {
+    /// Connections of one shard.
+    pub connections_max: u32,
+    /// Largest frame.
+    pub frame_bytes_max: u32,
+    /// Unanswered bytes of one connection.
+    pub in_flight_bytes_max: u64,
+    /// Unanswered requests of one connection.
+    pub in_flight_requests_max: u32,
+    /// Idle connections are closed after this. `None`: never.
+    pub idle_timeout_ms: Option<u64>,
+    /// Partitions of this node.
+    pub partitions_max: u32,
+    /// Partitions of one topic.
+    pub partitions_per_topic_max: u32,
+    /// Sealed segments that one shard holds open.
+    pub open_files_max: usize,
+    /// How long a stop waits.
+    pub stop_timeout_ms: u64,
+}
+
+/// What topics get by default.
+#[derive(Clone, Debug)]
+pub struct TopicConfig {
+    /// Number of partitions.
+    pub partitions: u32,
+    /// Whether produce creates topics.
+    pub auto_create: bool,
+    /// Options.
+    pub options: TopicOptions,
+}
+
+/// Files that `corelog tune` writes.
+#[derive(Clone, Debug)]
+pub struct TuningConfig {
+    /// `cores.toml`
+    pub cores_file: Option<PathBuf>,
+    /// `disk.toml`
+    pub disk_file: Option<PathBuf>,
+}
+
+/// What the server says about itself.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// A level of `tracing`.
+    pub level: String,
+    /// For people or for machines.
+    pub format: LogFormat,
+}
+
+/// Shape of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line for people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
