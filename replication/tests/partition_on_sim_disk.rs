@@ -1,0 +1,209 @@
+//! A led partition on the simulated disk: who is answered when, and what readers see. What must never happen: an
+//! answer before the stage that the flush names, a reader above the high watermark, a waiter that is forgotten.
+
+use std::path::Path;
+
+use corelog_engine::batch::{BatchBuilder, BatchError, BatchFields, NewRecord};
+use corelog_engine::buffer::BufferPool;
+use corelog_engine::log::{EngineOptions, FlushPolicy, LogFailure, ReadError};
+use corelog_engine::{
+    Engine, LeaderEpoch, LogId, LogOptions, Offset, PartitionId, TimestampMs, TopicId, TopicPartition,
+};
+use corelog_replication::{
+    Ack, DeleteRecordsError, EpochError, FetchError, NodeId, Partition, ProduceChecks, ProduceError,
+};
+use corelog_sim::{Executor, Fault, FaultKind, Handle, SimDisk, SimDiskOptions};
+
+const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
+const EPOCH: LeaderEpoch = LeaderEpoch(5);
+const INTERVAL: FlushPolicy = FlushPolicy::Interval { bytes_max: u64::MAX, ms_max: u64::MAX };
+
+struct World {
+    executor: Executor,
+    disk: SimDisk,
+    partition: Partition<SimDisk>,
+}
+
+/// A new partition with this flush policy, led in `EPOCH`.
+fn world(flush: FlushPolicy) -> World {
+    let executor = Executor::new(11);
+    let disk = SimDisk::new(executor.handle(), SimDiskOptions::default());
+    let engine = Engine::new(disk.clone(), BufferPool::new(16 << 20), EngineOptions::default());
+    executor.spawn(engine.drive_commits());
+    executor.spawn(engine.drive_background());
+    let partition = executor.run_until(async {
+        let options = LogOptions { flush, ..LogOptions::default() };
+        let log = engine.create_log(Path::new("/d/p"), LogId(1), options).await.unwrap();
+        let id = TopicPartition { topic: TopicId(1), partition: PartitionId(0) };
+        Partition::lead(id, NodeId(1), log, EPOCH).unwrap()
+    });
+    World { executor, disk, partition }
+}
+
+fn batch(records: u32) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(1 << 20);
+    for _ in 0..records {
+        let record = NewRecord { key: None, value: Some(&[7; 100]), timestamp: NOW, headers: &[] };
+        builder.push(&record).unwrap();
+    }
+    builder.finish(&BatchFields::default()).unwrap()
+}
+
+async fn produce(partition: &Partition<SimDisk>, records: u32) -> Offset {
+    let produced = partition.produce(&batch(records), ProduceChecks::default(), || NOW).await;
+    produced.expect("appended").end_offset
+}
+
+/// Virtual microseconds pass.
+fn pause(handle: &Handle, us: u64) -> impl Future<Output = ()> + 'static {
+    handle.sleep(std::time::Duration::from_micros(us))
+}
+
+#[test]
+fn many_producers_are_answered_once_durable_and_none_before() {
+    let World { executor, partition, disk } = world(FlushPolicy::Commit);
+    let syncs = disk.syncs();
+    let tasks: Vec<_> = (0..20u32)
+        .map(|i| {
+            let partition = partition.clone();
+            executor.spawn(async move {
+                let end = produce(&partition, 1 + i % 3).await;
+                let ack = if i % 2 == 0 { Ack::All } else { Ack::Leader };
+                partition.acked(ack, end).expect("it waits").await.expect("acked");
+                assert!(partition.log().ends().durable >= end);
+                assert!(partition.high_watermark() >= end);
+            })
+        })
+        .collect();
+    executor.run_until(async {
+        for task in tasks {
+            task.await;
+        }
+    });
+    assert_eq!(partition.high_watermark(), partition.log().ends().end);
+    assert_eq!(partition.stats().waiting, 0);
+    let syncs = disk.syncs() - syncs;
+    assert!(syncs < 20, "{syncs} syncs for 20 produces: no group commit");
+    assert!(partition.acked(Ack::None, Offset(0)).is_none());
+}
+
+#[test]
+fn with_flush_interval_written_is_enough() {
+    let World { executor, partition, disk } = world(INTERVAL);
+    let syncs = disk.syncs();
+    executor.run_until(async {
+        let end = produce(&partition, 4).await;
+        partition.acked(Ack::All, end).expect("it waits").await.expect("acked");
+        assert_eq!(partition.high_watermark(), end);
+        assert_eq!(partition.log().ends().durable, Offset::ZERO);
+    });
+    assert_eq!(disk.syncs(), syncs, "no sync was needed");
+}
+
+#[test]
+fn readers_wait_at_the_high_watermark_and_see_nothing_above_it() {
+    let World { executor, partition, .. } = world(FlushPolicy::Commit);
+    executor.run_until(async {
+        let end = produce(&partition, 3).await;
+        let early = partition.fetch(Offset::ZERO, 1 << 20, Some(EPOCH)).await.expect("not an error");
+        assert_eq!((early.batches.bytes, early.high_watermark), (0, Offset::ZERO));
+        partition.readable(Offset::ZERO).await.expect("readable");
+        let fetched = partition.fetch(Offset::ZERO, 1 << 20, None).await.unwrap();
+        assert_eq!((fetched.batches.next_offset, fetched.high_watermark), (end, end));
+        let beyond = partition.fetch(end.advance(1), 1 << 20, None).await.unwrap_err();
+        assert!(matches!(beyond, FetchError::Read(ReadError::OffsetOutOfRange { .. })), "{beyond}");
+    });
+}
+
+#[test]
+fn a_reader_can_wait_for_a_number_of_bytes() {
+    let World { executor, partition, .. } = world(FlushPolicy::Commit);
+    let handle = executor.handle();
+    let waiting = partition.clone();
+    let woken_at = executor.spawn(async move {
+        let wanted = 3 * batch(1).len() as u64;
+        waiting.committed_bytes_reached(waiting.committed_bytes() + wanted).await.expect("reached");
+        waiting.high_watermark()
+    });
+    executor.run_until(async {
+        for _ in 0..5 {
+            let end = produce(&partition, 1).await;
+            partition.acked(Ack::All, end).expect("it waits").await.unwrap();
+            pause(&handle, 10_000).await;
+        }
+        assert_eq!(woken_at.await, Offset(3));
+    });
+}
+
+#[test]
+fn a_poisoned_log_answers_all_producers_and_still_serves_readers() {
+    let World { executor, partition, disk } = world(FlushPolicy::Commit);
+    executor.run_until(async {
+        let end = produce(&partition, 2).await;
+        partition.acked(Ack::All, end).expect("it waits").await.unwrap();
+        disk.inject(Fault::eio(FaultKind::Sync, "/d/p").times(9));
+        let lost = produce(&partition, 2).await;
+        for ack in [Ack::Leader, Ack::All] {
+            let failure = partition.acked(ack, lost).expect("it waits").await.unwrap_err();
+            assert!(matches!(failure, LogFailure::Poisoned { .. }), "{failure}");
+        }
+        assert!(partition.failure().is_some());
+        let refused = partition.produce(&batch(1), ProduceChecks::default(), || NOW).await.unwrap_err();
+        assert!(matches!(refused, ProduceError::Append(_)), "{refused}");
+        let fetched = partition.fetch(Offset::ZERO, 1 << 20, None).await.unwrap();
+        assert_eq!(fetched.batches.next_offset, end, "what was committed is readable, nothing else");
+    });
+}
+
+#[test]
+fn closing_ends_every_wait() {
+    let World { executor, partition, .. } = world(FlushPolicy::Commit);
+    let waiting = partition.clone();
+    let reader = executor.spawn(async move { waiting.readable(Offset(9)).await });
+    executor.run_until(async {
+        partition.log().close().await.unwrap();
+        assert_eq!(reader.await, Err(LogFailure::Closed));
+    });
+}
+
+#[test]
+fn epochs_and_batches_are_checked_before_anything_is_appended() {
+    let World { executor, partition, .. } = world(FlushPolicy::Commit);
+    executor.run_until(async {
+        let of = |epoch| ProduceChecks { leader_epoch: Some(LeaderEpoch(epoch)), timestamp_max: None };
+        let fenced = partition.produce(&batch(1), of(4), || NOW).await.unwrap_err();
+        let expected = EpochError::Fenced { requested: LeaderEpoch(4), current: EPOCH };
+        assert_eq!(fenced, ProduceError::Epoch(expected));
+        let unknown = partition.produce(&batch(1), of(6), || NOW).await.unwrap_err();
+        let expected = EpochError::Unknown { requested: LeaderEpoch(6), current: EPOCH };
+        assert_eq!(unknown, ProduceError::Epoch(expected));
+        let mut damaged = batch(1);
+        *damaged.last_mut().unwrap() ^= 1;
+        let refused = partition.produce(&damaged, ProduceChecks::default(), || NOW).await.unwrap_err();
+        assert!(matches!(refused, ProduceError::Invalid(BatchError::Checksum { .. })), "{refused}");
+        let early = ProduceChecks { leader_epoch: None, timestamp_max: Some(TimestampMs(NOW.0 - 1)) };
+        let refused = partition.produce(&batch(1), early, || NOW).await.unwrap_err();
+        assert!(matches!(refused, ProduceError::Invalid(BatchError::Timestamp { .. })), "{refused}");
+        assert_eq!(partition.log().ends().end, Offset::ZERO);
+    });
+}
+
+#[test]
+fn records_are_deleted_up_to_the_high_watermark_and_no_further() {
+    for flush in [FlushPolicy::Commit, INTERVAL] {
+        let World { executor, partition, .. } = world(flush);
+        executor.run_until(async {
+            let end = produce(&partition, 5).await;
+            let above = partition.delete_records(Some(end), NOW).await.unwrap_err();
+            assert!(matches!(above, DeleteRecordsError::AboveHighWatermark { .. }), "{above}");
+            partition.acked(Ack::All, end).expect("it waits").await.unwrap();
+            partition.delete_records(Some(Offset(2)), NOW).await.unwrap();
+            assert_eq!(partition.earliest(None).unwrap(), Offset(2));
+            partition.delete_records(None, NOW).await.unwrap();
+            assert_eq!(partition.earliest(None).unwrap(), end);
+            assert_eq!(partition.latest(Some(EPOCH)).unwrap(), end);
+            let gone = partition.fetch(Offset::ZERO, 1 << 20, None).await.unwrap_err();
+            assert!(matches!(gone, FetchError::Read(ReadError::OffsetOutOfRange { .. })), "{gone}");
+        });
+    }
+}
