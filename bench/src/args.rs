@@ -9,6 +9,7 @@ use corelog_schemas::messages::Acks;
 
 use crate::affinity::generator_cores;
 use crate::cpu::StealProbe;
+use crate::engine::{self, EngineBenchOptions};
 use crate::environment::Environment;
 use crate::error::BenchError;
 use crate::fetch::{FetchMode, FetchOptions, fetch};
@@ -30,6 +31,8 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// Measure what the disk and the loopback do without Corelog: the floor under every other figure.
     Floor(FloorArgs),
+    /// Append to the log engine alone, in this process: no sockets, no server.
+    Engine(EngineArgs),
     /// Append prebuilt batches, as fast as they are taken or at a set rate.
     #[command(after_help = PRODUCE_EXAMPLES)]
     Produce(ProduceArgs),
@@ -53,6 +56,47 @@ Examples:
 
 A cold read goes through the whole topic and begins again; make the topic larger than the server's memory, or the
 server's buffers answer.";
+
+/// Arguments of `corelog bench engine`.
+#[derive(Debug, Args)]
+pub(crate) struct EngineArgs {
+    /// Directory on the disk to measure; logs are written there and removed.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// Bytes of a record's value.
+    #[arg(long, value_name = "SIZE", default_value = "1000", value_parser = parse_bytes)]
+    record_bytes: u64,
+    /// Records of a batch.
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
+    batch_records: u32,
+    /// Logs.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+    partitions: u16,
+    /// Appends waiting for the disk, over all logs.
+    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(1..))]
+    in_flight: u16,
+    /// Wait until synced, or until written.
+    #[arg(long, value_enum, default_value = "commit")]
+    flush: Flush,
+    /// The time that counts.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    duration: Duration,
+    /// Load before the time that counts.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    warmup: Duration,
+    /// The run ends when the logs hold so much.
+    #[arg(long, value_name = "SIZE", default_value = "8g", value_parser = parse_bytes)]
+    bytes_max: u64,
+    /// Buffer memory of the engine.
+    #[arg(long, value_name = "SIZE", default_value = "256m", value_parser = parse_bytes)]
+    memory_bytes: u64,
+    /// Core to run on. Default: the last one that may be used.
+    #[arg(long, value_name = "N")]
+    core: Option<usize>,
+    /// Write the report as JSON; - means standard output.
+    #[arg(long = "json", id = "json_file", value_name = "FILE")]
+    json: Option<PathBuf>,
+}
 
 /// What the load generators have in common.
 #[derive(Debug, Args)]
@@ -230,6 +274,7 @@ pub(crate) struct FloorArgs {
 pub fn run(args: BenchArgs) -> Result<(), BenchError> {
     match args.command {
         BenchCommand::Floor(args) => run_floor(args),
+        BenchCommand::Engine(args) => run_engine(args),
         BenchCommand::Produce(args) => run_produce(args),
         BenchCommand::Fetch(args) => run_fetch(args),
     }
@@ -252,6 +297,32 @@ fn run_floor(args: FloorArgs) -> Result<(), BenchError> {
     let report = Report::new("floor", environment, steal.percent(), figures);
     report.finish(args.json.as_deref(), &report.results.table())
 }
+
+fn run_engine(args: EngineArgs) -> Result<(), BenchError> {
+    let environment = Environment::detect(Some(&args.dir));
+    let steal = StealProbe::start();
+    let allowed = corelog_tuning::Cores::detect().allowed;
+    let core = args.core.or(allowed.last().copied()).unwrap_or(0);
+    corelog_tuning::cores::check_allowed(&[core], &allowed)?;
+    let figures = engine::measure(&EngineBenchOptions {
+        dir: args.dir,
+        record_bytes: args.record_bytes as usize,
+        batch_records: args.batch_records,
+        partitions: usize::from(args.partitions),
+        in_flight: usize::from(args.in_flight),
+        is_synced: args.flush == Flush::Commit,
+        warmup: args.warmup,
+        duration: args.duration,
+        bytes_max: args.bytes_max,
+        memory_bytes: args.memory_bytes.max(ENGINE_MEMORY_BYTES_MIN) as usize,
+        core,
+    })?;
+    let report = Report::new("engine", environment, steal.percent(), figures);
+    report.finish(args.json.as_deref(), &report.results.table())
+}
+
+/// What the engine needs for its tail blocks and one large batch.
+const ENGINE_MEMORY_BYTES_MIN: u64 = 16 << 20;
 
 impl LoadArgs {
     fn options(&self, target: &Target) -> Result<LoadOptions, BenchError> {

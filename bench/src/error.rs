@@ -54,6 +54,14 @@ pub enum BenchError {
         /// What came.
         what: String,
     },
+    /// The engine failed under load: a fault of the engine or of the disk.
+    #[error("{what}: {message}")]
+    Engine {
+        /// What was done.
+        what: &'static str,
+        /// What the engine said.
+        message: String,
+    },
     /// Arguments that contradict each other or the machine.
     #[error("{0}")]
     Usage(String),
@@ -67,6 +75,11 @@ impl BenchError {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
+    }
+
+    /// Wraps an error of the engine; for `map_err`.
+    pub(crate) fn engine<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::Engine { what, message: error.to_string() }
     }
 
     /// Wraps what a peer got wrong.

@@ -9,6 +9,7 @@
 mod affinity;
 mod args;
 mod cpu;
+mod engine;
 mod environment;
 mod error;
 mod fetch;

@@ -12,9 +12,10 @@ pub fn run(args: BenchArgs) -> CliResult {
             BenchError::Usage(_) | BenchError::Cores(_) => Exit::Usage,
             BenchError::Unreachable { .. } => Exit::Unreachable,
             BenchError::Refused { .. } => Exit::Refused,
-            BenchError::Io { .. } | BenchError::NotEnoughSpace { .. } | BenchError::Protocol { .. } => {
-                Exit::Failure
-            }
+            BenchError::Io { .. }
+            | BenchError::NotEnoughSpace { .. }
+            | BenchError::Protocol { .. }
+            | BenchError::Engine { .. } => Exit::Failure,
         };
         CliError::new(exit, error)
     })
