@@ -124,8 +124,30 @@ pub trait DiskFile: Clone + 'static {
     /// Makes all completed writes and the length durable (fdatasync).
     fn sync(&self) -> impl Future<Output = io::Result<()>> + 'static;
 
+    /// [`DiskFile::write_at`], and a [`DiskFile::sync`] once it is complete, as one request where the disk can:
+    /// one wake-up instead of two. When ready, these bytes and all writes completed before the call are durable.
+    ///
+    /// Errors: `StorageFull` came from the write and leaves the file usable; after any other, as after a failed
+    /// sync, nothing is known of what was written since the last good one.
+    /// Cancel: if dropped, the write is done, the sync perhaps not.
+    fn write_and_sync_at(
+        &self,
+        slices: Vec<DmaSlice>,
+        position: u64,
+        class: IoClass,
+    ) -> impl Future<Output = io::Result<()>> + 'static {
+        let write = self.write_at(slices, position, class);
+        let file = self.clone();
+        async move {
+            write.await?;
+            file.sync().await
+        }
+    }
+
     /// Writes zeroes to `[start, end)`, growing the file if needed: the blocks are allocated *and written*, so
     /// that a later write there moves data and nothing else. Not durable by itself.
+    ///
+    /// Cancel: if dropped, it stops after the pieces in flight.
     fn zero(&self, start: u64, end: u64, class: IoClass) -> impl Future<Output = io::Result<()>> + 'static;
 
     /// Cuts or extends the file to `length` bytes (any number, not only whole blocks).

@@ -17,7 +17,7 @@ use io_uring::{opcode, types};
 
 use super::fd::FileFd;
 use crate::buffer::{DmaBuffer, DmaSlice};
-use crate::disk::IoClass;
+use crate::disk::{BLOCK_BYTES, IoClass};
 
 /// Most iovecs in one entry: the kernel's `UIO_MAXIOV`.
 const IOVECS_MAX: usize = 1024;
@@ -135,6 +135,16 @@ impl Write {
             .collect();
         let total = iovecs.iter().map(|iovec| iovec.iov_len).sum();
         Self { file, _slices: slices, iovecs, next: 0, position, left: total, total }
+    }
+
+    /// Whether there is nothing to write.
+    pub(super) fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+
+    /// Whether one entry takes it all, if the kernel does its part.
+    pub(super) fn is_single(&self) -> bool {
+        self.span() == self.iovecs.len()
     }
 
     /// How many iovecs the next entry takes: bounded in number and bytes, at least one.
@@ -271,9 +281,9 @@ impl Op {
             Op::Read(read) => {
                 assert!(count <= read.length - read.done, "{count} bytes read, more than asked for");
                 read.done += count;
-                // A count that is no multiple of a sector can only be the end of the file; a whole one may be a
-                // short read, and only the next read tells.
-                let at_end = count == 0 || !count.is_multiple_of(SECTOR_BYTES);
+                // A count that is no multiple of a block is the end of the file. A whole one may be a short
+                // read, and only the next read tells.
+                let at_end = count == 0 || !count.is_multiple_of(BLOCK_BYTES);
                 if read.done == read.length || at_end {
                     // SAFETY: the kernel has put `done` bytes at the front of the buffer, which was empty.
                     unsafe { read.buffer.add_filled(read.done) };
@@ -337,9 +347,6 @@ pub(super) enum OpKind {
     Other,
 }
 
-/// Smallest unit a device writes or reads.
-const SECTOR_BYTES: usize = 512;
-
 fn written(count: usize, left: usize, total: usize) -> Progress {
     match (count, left) {
         (_, 0) => Progress::Done(Ok(total)),
@@ -383,9 +390,5 @@ impl AsRawFd for FileFd {
     }
 }
 
-impl Write {
-    /// Whether there is nothing to write.
-    pub(super) fn is_empty(&self) -> bool {
-        self.total == 0
-    }
-}
+#[cfg(test)]
+mod tests;
