@@ -13,7 +13,7 @@
 use std::io;
 use std::rc::Rc;
 
-use super::plan::WriteRange;
+use super::plan::{WritePlan, WriteRange};
 use super::{FlushPolicy, Log, LogFailure, Mark, Segment, State};
 use crate::buffer::{DmaBuffer, DmaSlice};
 use crate::disk::{BLOCK_BYTES, Disk, DiskFile, IoClass};
@@ -105,21 +105,22 @@ impl<D: Disk> Log<D> {
         match result {
             Ok(()) => self.written(&segment, range),
             Err(error) => {
-                self.complete_plan(&segment, range);
+                self.with_plan(&segment, |plan| plan.fail(range));
                 self.poison(&segment, "write", &error);
             }
         }
         self.wake_commits();
     }
 
-    fn complete_plan(&self, segment: &Rc<Segment<D>>, range: WriteRange) -> bool {
+    fn with_plan<T>(&self, segment: &Rc<Segment<D>>, change: impl FnOnce(&mut WritePlan) -> T) -> Option<T> {
         let mut state = self.state_mut();
         let writer = state.writers.iter_mut().find(|w| Rc::ptr_eq(&w.segment, segment));
-        writer.is_some_and(|w| w.plan.complete(range))
+        writer.map(|w| change(&mut w.plan))
     }
 
     fn written(&self, segment: &Rc<Segment<D>>, range: WriteRange) {
-        if !self.complete_plan(segment, range) {
+        if self.with_plan(segment, |plan| plan.complete(range)) != Some(true) {
+            self.0.progress.notify_all();
             return;
         }
         let advanced = {
@@ -194,7 +195,7 @@ impl<D: Disk> Log<D> {
     }
 
     fn synced(&self, round: SyncRound<D>) {
-        let sealed = {
+        {
             let mut state = self.state_mut();
             for (segment, mark) in &round.segments {
                 let writer = state.writers.iter_mut().find(|w| Rc::ptr_eq(&w.segment, segment));
@@ -204,11 +205,8 @@ impl<D: Disk> Log<D> {
             }
             assert!(round.end >= state.ends.durable, "the durable end went back");
             state.ends.durable = round.end;
-            take_sealed(&mut state)
-        };
-        for segment in sealed {
-            self.finish_sealed(segment);
         }
+        self.finish_durable();
         self.checkpoint_if_due();
         self.tell_progress();
     }
@@ -234,15 +232,6 @@ fn advance_written<D: Disk>(state: &mut State<D>) {
             break;
         }
     }
-}
-
-/// Takes the writers of sealed segments that are wholly durable.
-pub(super) fn take_sealed<D: Disk>(state: &mut State<D>) -> Vec<Rc<Segment<D>>> {
-    let mut sealed = Vec::new();
-    while state.writers.len() > 1 && state.writers[0].is_wholly_durable() {
-        sealed.push(state.writers.pop_front().expect("there is more than one").segment);
-    }
-    sealed
 }
 
 /// The buffers of one device write. Whole blocks come from the chunks as they are; a partial tail block comes

@@ -377,13 +377,19 @@ impl<D: Disk> Log<D> {
     /// Flushes, seals nothing, trims the active segment to its length and stores a clean checkpoint: the next
     /// start need not scan. The log takes no appends afterwards.
     ///
-    /// Errors: the log had failed, or the disk failed now; the next start scans what is not known durable.
+    /// Errors: the log had failed, or the disk failed now; the next start scans what is not known durable. Either
+    /// way nothing of this log is in flight any more: it may be opened again.
     pub async fn close(&self) -> Result<(), LogFailure> {
         let _pass = self.0.turnstile.enter().await;
-        self.flush().await?;
+        let flushed = self.flush().await;
+        self.wait_for_writes().await;
         self.wait_for_background().await;
-        let stored = self.store_clean_checkpoint().await;
+        let stored = match flushed {
+            Ok(()) => self.store_clean_checkpoint().await,
+            failed => failed,
+        };
         self.fail(LogFailure::Closed);
+        self.0.listener.take();
         stored
     }
 
@@ -403,6 +409,7 @@ impl<D: Disk> Log<D> {
             segment.drop_chunks();
             segment.set_file(None);
         }
+        self.0.listener.take();
         self.engine().disk().remove_dir_all(&self.0.dir).await?;
         match self.0.dir.parent() {
             Some(parent) => self.engine().disk().sync_dir(parent).await,

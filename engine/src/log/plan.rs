@@ -4,6 +4,7 @@
 //! Invariant: written <= dispatched <= appended; `written` never goes back.
 //! Invariant: no block has two writes in flight. The partial tail block is written again when more is appended,
 //! but only after its last write has completed: the device may order two writes of one block as it likes.
+//! Invariant: a write that failed is never passed by `written`, whatever completes behind it.
 //! Crash story: power fails with writes 1, 2, 3 in flight and only 2 and 3 complete. `written` still stands
 //! before 1, nobody was told anything beyond it, and recovery cuts there.
 
@@ -36,6 +37,7 @@ pub(crate) struct WritePlan {
     dispatched: u64,
     written: u64,
     in_flight: VecDeque<InFlight>,
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -47,7 +49,7 @@ struct InFlight {
 impl WritePlan {
     /// A plan for a segment whose first `end` bytes are on the device.
     pub(crate) fn at(end: u64) -> Self {
-        Self { appended: end, dispatched: end, written: end, in_flight: VecDeque::new() }
+        Self { appended: end, dispatched: end, written: end, in_flight: VecDeque::new(), failed: false }
     }
 
     /// Exclusive end of the appended bytes.
@@ -73,7 +75,7 @@ impl WritePlan {
     /// The next write that may start now. The caller writes it, or asks again later: nothing changes before
     /// [`WritePlan::dispatch`].
     pub(crate) fn next(&self) -> Option<WriteRange> {
-        if self.dispatched == self.appended || self.tail_block_is_in_flight() {
+        if self.failed || self.dispatched == self.appended || self.tail_block_is_in_flight() {
             return None;
         }
         let start = self.dispatched / BLOCK * BLOCK;
@@ -101,11 +103,21 @@ impl WritePlan {
         let write = self.in_flight.iter_mut().find(|w| w.end == range.end && !w.done);
         write.expect("a completed write was in flight").done = true;
         let before = self.written;
+        if self.failed {
+            // The failed write is no longer in the list, so the front may lie behind it.
+            self.in_flight.retain(|w| !w.done);
+        }
         while self.in_flight.front().is_some_and(|w| w.done) {
             self.written = self.in_flight.pop_front().expect("the front was there").end;
         }
         assert!(self.written >= before, "the written prefix went back");
         self.written > before
+    }
+
+    /// Counts a dispatched range as failed: the prefix stays below it for ever, and nothing more is dispatched.
+    pub(crate) fn fail(&mut self, range: WriteRange) {
+        self.failed = true;
+        self.in_flight.retain(|w| w.end != range.end);
     }
 
     fn tail_block_is_in_flight(&self) -> bool {
@@ -143,6 +155,20 @@ mod tests {
         let ranges: Vec<_> = std::iter::from_fn(|| start(&mut plan)).collect();
         let ends: Vec<_> = ranges.iter().map(|r| r.end).collect();
         assert_eq!(ends, [1 << 20, 2 << 20, 3 << 20, (3 << 20) + 7]);
+    }
+
+    #[test]
+    fn a_failed_write_is_never_passed() {
+        let mut plan = WritePlan::at(0);
+        plan.append(3 << 20);
+        let ranges: Vec<_> = std::iter::from_fn(|| start(&mut plan)).collect();
+        plan.fail(ranges[1]);
+        assert!(!plan.complete(ranges[2]));
+        assert!(!plan.complete(ranges[0]));
+        assert_eq!(plan.written(), 0);
+        assert!(!plan.is_writing());
+        plan.append(10);
+        assert_eq!(plan.next(), None);
     }
 
     #[test]

@@ -40,6 +40,8 @@ impl<D: Disk> Drop for Preparing<D> {
             writer.preparing = false;
         }
         self.log.0.progress.notify_all();
+        // The segment may have been sealed meanwhile: it is trimmed only now, or a late zero would grow it again.
+        self.log.finish_durable();
     }
 }
 

@@ -48,7 +48,6 @@ impl<D: Disk> Log<D> {
         visible_end: Offset,
         limits: ReadLimits,
     ) -> Result<ReadBatches, ReadError> {
-        let mut wanted = from;
         loop {
             let (segment, generation) = {
                 let state = self.state();
@@ -56,49 +55,49 @@ impl<D: Disk> Log<D> {
                 if from < start || from > end {
                     return Err(ReadError::OffsetOutOfRange { requested: from, start, end });
                 }
-                if wanted >= visible_end.min(end) {
-                    return Ok(ReadBatches { next_offset: wanted, ..ReadBatches::default() });
+                if from >= visible_end.min(end) {
+                    return Ok(ReadBatches { next_offset: from, ..ReadBatches::default() });
                 }
-                (state.segment_for(wanted), state.generation)
+                (state.segment_for(from), state.generation)
             };
-            let result = read_segment(self.engine(), &segment, wanted, visible_end, limits).await;
+            let result = read_segment(self.engine(), &segment, from, visible_end, limits).await;
             if segment.gone.get() || self.state().generation != generation {
                 continue;
             }
-            match result? {
-                Some(batches) => return Ok(batches),
-                // The segment ends before the offset (a gap that compaction left): go on in the next one.
-                None => wanted = wanted.max(segment.end_offset.get()),
-            }
+            return result;
         }
     }
 }
 
-/// Batches of one segment, or `None` if none of them reaches `from`.
+/// Batches of one segment from the one that holds `from` on. Offsets within a segment have no gaps: where one is
+/// missing, bytes were lost.
 async fn read_segment<D: Disk>(
     engine: &Engine<D>,
     segment: &Rc<Segment<D>>,
     from: Offset,
     visible_end: Offset,
     limits: ReadLimits,
-) -> Result<Option<ReadBatches>, ReadError> {
+) -> Result<ReadBatches, ReadError> {
     segment.load_index(engine).await?;
     let position = segment.index().position_of(from);
     let mut run = Run { engine, segment, pieces: Vec::new(), start: position, end: position };
     let mut at = position;
     let first = loop {
-        let Some(header) = run.header(at, true).await? else { return Ok(None) };
+        let Some(header) = run.header(at, true).await? else {
+            return Err(run.corrupt(at, from, "the segment ends before this offset".to_owned()));
+        };
         if header.next_offset() > from {
             break header;
         }
         at += u64::from(header.size_bytes);
         run.forget_before(at);
     };
-    if first.base_offset >= visible_end {
-        return Ok(Some(ReadBatches { next_offset: from, ..ReadBatches::default() }));
+    if first.base_offset > from {
+        let reason = format!("the batch there begins at offset {}", first.base_offset);
+        return Err(run.corrupt(at, from, reason));
     }
     let start = at;
-    let mut next_offset = from;
+    let mut next_offset = first.base_offset;
     let mut header = Some(first);
     while let Some(batch) = header {
         let is_first = at == start;
@@ -107,8 +106,9 @@ async fn read_segment<D: Disk>(
         if batch.base_offset >= visible_end || !(is_first || fits) {
             break;
         }
-        if batch.next_offset() <= next_offset {
-            return Err(run.corrupt(at, next_offset, "its offsets go back".to_owned()));
+        if batch.base_offset != next_offset {
+            let reason = format!("the batch there begins at offset {}", batch.base_offset);
+            return Err(run.corrupt(at, next_offset, reason));
         }
         if !run.reach(end, is_first).await? {
             break;
@@ -118,7 +118,7 @@ async fn read_segment<D: Disk>(
         at = end;
         header = run.header(at, false).await?;
     }
-    Ok(Some(ReadBatches { slices: run.cut(start, at), bytes: (at - start) as usize, next_offset }))
+    Ok(ReadBatches { slices: run.cut(start, at), bytes: (at - start) as usize, next_offset })
 }
 
 /// A contiguous range of a segment, held by the reader.

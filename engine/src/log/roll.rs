@@ -53,10 +53,7 @@ impl<D: Disk> Log<D> {
             self.engine().cache(&sealed, start);
         }
         // All of it may be durable already: then no sync comes that would finish it.
-        let finished = super::commit::take_sealed(&mut self.state_mut());
-        for segment in finished {
-            self.finish_sealed(segment);
-        }
+        self.finish_durable();
         self.wake_commits();
         Ok(())
     }
@@ -71,8 +68,23 @@ impl<D: Disk> Log<D> {
         }
     }
 
+    /// Finishes the sealed segments that are wholly durable and that nobody is still writing ahead in.
+    pub(super) fn finish_durable(&self) {
+        loop {
+            let segment = {
+                let mut state = self.state_mut();
+                let first = &state.writers[0];
+                if state.writers.len() == 1 || !first.is_wholly_durable() || first.preparing {
+                    return;
+                }
+                state.writers.pop_front().expect("there is more than one").segment
+            };
+            self.finish_sealed(segment);
+        }
+    }
+
     /// Trims a sealed, durable segment to its bytes and stores its indexes, in the background.
-    pub(super) fn finish_sealed(&self, segment: Rc<Segment<D>>) {
+    fn finish_sealed(&self, segment: Rc<Segment<D>>) {
         let log = self.clone();
         self.engine().queue_background(async move {
             if let Err(error) = log.trim_sealed(&segment).await {
