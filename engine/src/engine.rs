@@ -71,6 +71,9 @@ pub struct EngineStats {
     pub writes: u64,
     /// Device syncs of commits.
     pub syncs: u64,
+    /// Bytes copied in user space between the receive buffer and the device: each appended byte once, and the
+    /// private copies of partial tail blocks.
+    pub copied_bytes: u64,
     /// Segments made from expired ones.
     pub recycled_segments: u64,
     /// Chunks evicted because memory was short.

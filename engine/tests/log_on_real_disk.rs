@@ -193,3 +193,21 @@ fn expired_segments_are_used_again_and_their_old_batches_never_show() {
         assert_eq!(found.len() as u64 * 10, 4000 - start.0);
     });
 }
+
+#[test]
+fn large_batches_are_copied_once_on_their_way_to_the_device() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    on_disk(&dir.path().join("log"), async |engine, path| {
+        let log = engine.create_log(path, ID, LogOptions::default()).await.unwrap();
+        log.begin_epoch(LeaderEpoch(1)).unwrap();
+        let bytes = batch(0, 100, 10_000);
+        for _ in 0..20 {
+            let end = append(&log, &bytes, 100).await;
+            log.wait(Stage::Durable, end).await.unwrap();
+        }
+        let stats = engine.stats();
+        let tail_copies = stats.copied_bytes - stats.appended_bytes;
+        assert!(tail_copies <= 20 * 4096, "at most a block each: {stats:?}");
+        assert!(stats.device_written_bytes <= stats.appended_bytes + 20 * 2 * 4096, "{stats:?}");
+    });
+}

@@ -252,6 +252,7 @@ impl<D: Disk> Admission<D> {
         };
         log.engine().count(|s| {
             s.appended_bytes += batches.len() as u64;
+            s.copied_bytes += batches.len() as u64;
             s.appended_records += appended.end_offset.records_since(appended.base_offset);
         });
         log.wake_commits();

@@ -80,6 +80,9 @@ impl<D: Disk> Log<D> {
             let file = segment.open_file().expect("a segment that is written is open");
             writer.plan.dispatch(range);
             let (slices, tail) = gather(&segment, range, tail);
+            if tail.is_some() {
+                self.engine().count(|s| s.copied_bytes += range.end % BLOCK);
+            }
             return Some(Box::pin(self.clone().write(segment, file, range, slices, tail)));
         }
         None
