@@ -15,7 +15,7 @@ use crate::error::BenchError;
 use crate::fetch::{FetchMode, FetchOptions, fetch};
 use crate::floor;
 use crate::load::LoadOptions;
-use crate::produce::{ProduceOptions, produce};
+use crate::produce::{ProduceOptions, batch_bytes_max, produce};
 use crate::report::Report;
 use crate::target::{NewTarget, Target};
 use crate::units::{parse_bytes, parse_duration};
@@ -340,10 +340,7 @@ fn run_produce(args: ProduceArgs) -> Result<(), BenchError> {
     let environment = Environment::detect(None);
     let new = (!args.existing).then(|| NewTarget {
         partitions: args.partitions,
-        options: [("flush".to_owned(), args.flush.name().to_owned())]
-            .into_iter()
-            .chain(args.topic_options.iter().cloned())
-            .collect(),
+        options: new_topic_options(&args),
         keep: args.keep,
     });
     let topic = args.topic.clone().unwrap_or_else(|| format!("bench-{}", std::process::id()));
@@ -360,6 +357,23 @@ fn run_produce(args: ProduceArgs) -> Result<(), BenchError> {
     let report = Report::new("produce", environment, steal_percent, figures);
     report.finish(args.load.json.as_deref(), &report.results.table("record values"))
 }
+
+/// Options of the topic that is made for a run: those asked for, and a batch limit that lets the run's batches in.
+fn new_topic_options(args: &ProduceArgs) -> Vec<(String, String)> {
+    let mut options = vec![("flush".to_owned(), args.flush.name().to_owned())];
+    let batch_bytes = batch_bytes_max(args.record_bytes, args.batch_records);
+    let is_asked_for = args.topic_options.iter().any(|(key, _)| key == BATCH_LIMIT);
+    if batch_bytes > BATCH_BYTES_ALWAYS_TAKEN && !is_asked_for {
+        options.push((BATCH_LIMIT.to_owned(), batch_bytes.to_string()));
+    }
+    options.extend(args.topic_options.iter().cloned());
+    options
+}
+
+/// The topic's option that limits batches.
+const BATCH_LIMIT: &str = "batch_bytes_max";
+/// Below the default of that option.
+const BATCH_BYTES_ALWAYS_TAKEN: u64 = 1_000_000;
 
 fn run_fetch(args: FetchArgs) -> Result<(), BenchError> {
     let environment = Environment::detect(None);

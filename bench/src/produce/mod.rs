@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use corelog_engine::TimestampMs;
-use corelog_engine::batch::{BatchBuilder, BatchFields, NewRecord};
+use corelog_engine::batch::{BatchBuilder, BatchFields, HEADER_BYTES, NewRecord};
 use corelog_schemas::Encoder;
 use corelog_schemas::messages::{Acks, PartitionRef, ProducePartition, ProduceRequest, TopicRef};
 
@@ -101,6 +101,14 @@ fn connect(
     Ok(ProduceConnection::new(Connection::new(wire.into_stream(), &plan.address)?, templates))
 }
 
+/// A size that the batch of a run does not pass: values, and generous room for the framing of each record.
+pub(crate) fn batch_bytes_max(record_bytes: u64, batch_records: u32) -> u64 {
+    record_bytes
+        .saturating_add(32)
+        .saturating_mul(u64::from(batch_records))
+        .saturating_add(HEADER_BYTES as u64)
+}
+
 /// One batch of records without keys, with values that no disk can compress.
 pub(crate) fn build_batch(record_bytes: usize, batch_records: u32) -> BenchResult<Vec<u8>> {
     if batch_records == 0 || record_bytes.saturating_mul(batch_records as usize) > BATCH_BYTES_MAX {
@@ -139,6 +147,7 @@ mod tests {
         let header = BatchHeader::parse(&batch).expect("a batch starts with its header");
         assert_eq!(header.record_count, 7);
         assert_eq!(header.size_bytes as usize, batch.len());
+        assert!(batch.len() as u64 <= batch_bytes_max(1000, 7));
         assert!(batch.len() > 7000 && batch.len() < 7000 + 200);
         assert!(build_batch(1000, 0).is_err());
         assert!(build_batch(1 << 20, 1 << 20).is_err());
