@@ -4,10 +4,14 @@
 //! store: they get immutable snapshots and answer with the version that they have applied.
 //! Not here: how a shard opens, serves and closes partitions (`crate::shard`).
 
+pub mod data_dir;
 pub mod messages;
+pub mod names;
 pub mod options;
+pub mod placement;
 pub mod snapshot;
 pub mod stats;
+pub mod store;
 
 pub use messages::{AdminRequest, PartitionFailure, ShardCommand, ShardLink, ShardReport, link_shards};
 pub use options::TopicOptions;
