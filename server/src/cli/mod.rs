@@ -7,8 +7,12 @@
 pub mod bench;
 pub mod completions;
 pub mod config;
+pub mod connect;
 pub mod exit;
+pub mod node;
+pub mod output;
 pub mod serve;
+pub mod topic;
 
 use std::process::ExitCode;
 
@@ -28,6 +32,10 @@ pub struct Cli {
 enum Command {
     /// Run a node until SIGTERM or Ctrl-C.
     Serve(serve::ServeArgs),
+    /// Create, list, show, change and delete topics.
+    Topic(topic::TopicArgs),
+    /// Show a node: shards, load, disks.
+    Node(node::NodeArgs),
     /// Check, print or document the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -42,6 +50,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
+        Command::Topic(args) => topic::run(args),
+        Command::Node(args) => node::run(args),
         Command::Config(command) => config::run(command),
         Command::Bench(args) => bench::run(args),
         Command::Completions(args) => completions::run(args),
