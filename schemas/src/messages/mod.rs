@@ -150,6 +150,7 @@ fn failure_fields<T>(
 }
 
 fn failure_of(code: wire::ErrorCode, message: Option<&str>) -> Option<Failure> {
+    let message = message.filter(|message| !message.is_empty());
     ErrorCode::from_number(code.0).map(|code| Failure::new(code, message.unwrap_or_else(|| code.text())))
 }
 

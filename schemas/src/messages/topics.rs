@@ -210,7 +210,8 @@ fn build_option(b: &mut Builder, option: &TopicOption) -> flatbuffers::WIPOffset
 }
 
 fn read_option(t: wire::TopicOption<'_>) -> Result<TopicOption, DecodeError> {
-    let key = t.key().ok_or(DecodeError::Missing("which option it means"))?.to_owned();
+    let key = t.key().filter(|key| !key.is_empty());
+    let key = key.ok_or(DecodeError::Missing("which option it means"))?.to_owned();
     Ok(TopicOption { key, value: t.value().map(str::to_owned), is_default: t.is_default() })
 }
 
