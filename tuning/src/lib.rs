@@ -1,6 +1,6 @@
 //! Cores, memory and disks of this host: what is there, what Corelog takes by default, what two files say instead.
 //!
-//! Owns: detection (`cores`, `memory`, `disk`, `ring`), the default split of a host (`defaults`), and the two
+//! Owns: detection (`cores`, `memory`, `disk`, `ring`), the default split of a host (`defaults`, `plan`), and the two
 //! tuning files (`files`): `cores.toml` and `disk.toml`.
 //! Invariant: a missing file means safe defaults; a file that no longer fits the host yields a warning that says
 //! what to do, never a silent change.
@@ -11,12 +11,14 @@ pub mod defaults;
 pub mod disk;
 pub mod files;
 pub mod memory;
+pub mod plan;
 pub mod ring;
 
 pub use cores::{CoreListError, Cores, parse_core_list};
 pub use defaults::{CorePlan, core_plan, memory_bytes_per_core};
 pub use files::{CoresFile, DiskFile, TuningError, Warning};
 pub use memory::Memory;
+pub use plan::{Asked, Plan, plan};
 pub use ring::Ring;
 
 /// What this host offers to this process.
