@@ -198,29 +198,6 @@ fn writes_vectors_of_many_buffers(runner: &impl Runner) {
     });
 }
 
-fn writes_and_syncs_in_one_request(runner: &impl Runner) {
-    let (disk, path) = (runner.disk(), runner.dir().join("a"));
-    let pool = BufferPool::new(16 << 20);
-    runner.run(async {
-        let file = create(&disk, &path).await;
-        file.write_and_sync_at(vec![blocks(&pool, 1, 2)], 0, IoClass::Commit).await.unwrap();
-        file.write_and_sync_at(Vec::new(), 0, IoClass::Commit).await.expect("only the sync is left");
-        // More than one kernel write: the link between write and sync breaks, and must not show.
-        let slices: Vec<_> = (0..1500).map(|i| blocks(&pool, (i % 251) as u8, 1)).collect();
-        file.write_and_sync_at(slices, 2 * BLOCK, IoClass::Commit).await.unwrap();
-        for i in [0, 1, 1023, 1024, 1499] {
-            assert_eq!(contents(&file, (i + 2) * BLOCK, BLOCK_BYTES).await[0], (i % 251) as u8, "block {i}");
-        }
-        // More at once than the class has places for.
-        let writes =
-            (0..400).map(|i| file.write_and_sync_at(vec![blocks(&pool, 9, 1)], i * BLOCK, IoClass::ColdRead));
-        for result in futures_util::future::join_all(writes).await {
-            result.unwrap();
-        }
-        assert_eq!(contents(&file, 399 * BLOCK, BLOCK_BYTES).await[0], 9);
-    });
-}
-
 fn zeroes_and_lengths(runner: &impl Runner) {
     let (disk, path, pool) = (runner.disk(), runner.dir().join("a"), pool());
     runner.run(async {
@@ -343,7 +320,7 @@ macro_rules! suite {
             use super::*;
 
             suite!(@each $make; opens_as_asked names_come_and_go reads_what_was_written
-                writes_vectors_of_many_buffers writes_and_syncs_in_one_request zeroes_and_lengths small_files_are_replaced_whole
+                writes_vectors_of_many_buffers zeroes_and_lengths small_files_are_replaced_whole
                 many_operations_at_once dropped_futures_do_not_cancel removed_files_stay_readable
                 knows_its_free_space);
         }

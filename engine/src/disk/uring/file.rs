@@ -36,17 +36,6 @@ impl UringFile {
         self.fd.raw()
     }
 
-    /// The operation of a write, or `None` if there is nothing to write.
-    fn write(&self, slices: Vec<DmaSlice>, position: u64) -> Option<Write> {
-        check_aligned(position, "position");
-        for slice in &slices {
-            check_aligned(slice.as_ptr() as u64, "address");
-            check_aligned(slice.len() as u64, "length");
-        }
-        let write = Write::new(self.fd.clone(), slices, position);
-        (!write.is_empty()).then_some(write)
-    }
-
     async fn allocate(&self, mode: i32, start: u64, end: u64, class: IoClass) -> io::Result<()> {
         let op = Op::Allocate { file: self.fd.clone(), position: start, length: end - start, mode };
         self.inner.ring.start(op, class).await.1.map(drop)
@@ -82,43 +71,17 @@ impl DiskFile for UringFile {
         position: u64,
         class: IoClass,
     ) -> impl Future<Output = io::Result<()>> + 'static {
-        let started =
-            self.write(slices, position).map(|write| self.inner.ring.start(Op::Write(write), class));
+        check_aligned(position, "position");
+        for slice in &slices {
+            check_aligned(slice.as_ptr() as u64, "address");
+            check_aligned(slice.len() as u64, "length");
+        }
+        let write = Write::new(self.fd.clone(), slices, position);
+        let started = (!write.is_empty()).then(|| self.inner.ring.start(Op::Write(write), class));
         async move {
             match started {
                 Some(started) => started.await.1.map(drop),
                 None => Ok(()),
-            }
-        }
-    }
-
-    fn write_and_sync_at(
-        &self,
-        slices: Vec<DmaSlice>,
-        position: u64,
-        class: IoClass,
-    ) -> impl Future<Output = io::Result<()>> + 'static {
-        let file = self.clone();
-        let ring = &self.inner.ring;
-        let started = self.write(slices, position).map(|write| {
-            // A write of several entries must not be linked: the sync would run after the first of them.
-            if !write.is_single() || !ring.has_places(class, 2) {
-                return (ring.start(Op::Write(write), class), None);
-            }
-            let sync = Op::Sync { file: self.fd.clone(), data_only: true };
-            let [write, sync] = ring.start_linked([Op::Write(write), sync], class);
-            (write, Some(sync))
-        });
-        async move {
-            let Some((write, sync)) = started else { return file.sync().await };
-            write.await.1?;
-            match sync {
-                Some(sync) => match sync.await.1 {
-                    // A short write or a second try breaks the link; by now the write is complete.
-                    Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => file.sync().await,
-                    other => other.map(drop),
-                },
-                None => file.sync().await,
             }
         }
     }

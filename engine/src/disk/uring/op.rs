@@ -142,11 +142,6 @@ impl Write {
         self.total == 0
     }
 
-    /// Whether one entry takes it all, if the kernel does its part.
-    pub(super) fn is_single(&self) -> bool {
-        self.span() == self.iovecs.len()
-    }
-
     /// How many iovecs the next entry takes: bounded in number and bytes, at least one.
     fn span(&self) -> usize {
         let mut bytes = 0;

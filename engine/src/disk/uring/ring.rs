@@ -16,7 +16,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, Probe, opcode};
 
 use super::UringOptions;
@@ -127,31 +126,6 @@ impl Ring {
             key
         };
         Started { ring: self.clone(), key }
-    }
-
-    /// Whether so many more operations of a class would be handed over at once.
-    pub(super) fn has_places(&self, class: IoClass, count: u64) -> bool {
-        let state = self.state.borrow();
-        let stats = state.classes[index(class)];
-        stats.queued == 0 && stats.in_flight + count <= state.depth_max[index(class)] as u64
-    }
-
-    /// Starts two operations of which the kernel runs the second once the entry of the first has succeeded in
-    /// full; if not, the second ends with `ECANCELED`. So the first must be one that takes a single entry.
-    ///
-    /// # Panics
-    /// If the class has no place for both (`has_places`).
-    pub(super) fn start_linked(self: &Rc<Self>, ops: [Op; 2], class: IoClass) -> [Started; 2] {
-        assert!(self.has_places(class, 2), "linked operations cannot wait in the queue of their class");
-        let keys = {
-            let mut state = self.state.borrow_mut();
-            state.classes[index(class)].in_flight += 2;
-            let keys = ops.map(|op| state.insert(Slot::Busy { op, class, retries: 0, waiter: Waiter::None }));
-            state.push_linked(keys);
-            state.submit_unless_held(&self.eventfd);
-            keys
-        };
-        keys.map(|key| Started { ring: self.clone(), key })
     }
 
     /// Takes all completions that are there, starts what waited for their places, wakes who waited. Returns
@@ -276,29 +250,14 @@ impl State {
         }
     }
 
-    fn entry(&self, key: usize, setting: EntrySetting) -> Entry {
+    fn push(&mut self, key: usize, setting: EntrySetting) {
         let Slot::Busy { op, class, .. } = &self.slots[key] else {
             unreachable!("only a running operation is pushed")
         };
-        op.entry(*class, setting).user_data(key as u64)
-    }
-
-    fn push(&mut self, key: usize, setting: EntrySetting) {
-        let entry = self.entry(key, setting);
-        self.push_entries(&[entry]);
-    }
-
-    /// Two entries side by side in one submission: the kernel links only within one.
-    fn push_linked(&mut self, keys: [usize; 2]) {
-        let first = self.entry(keys[0], EntrySetting::Inline).flags(Flags::IO_LINK);
-        let second = self.entry(keys[1], EntrySetting::Inline);
-        self.push_entries(&[first, second]);
-    }
-
-    fn push_entries(&mut self, entries: &[Entry]) {
+        let entry = op.entry(*class, setting).user_data(key as u64);
         loop {
-            // SAFETY: all that the entries point to is owned by their slots until the completions are reaped.
-            if unsafe { self.uring.submission().push_multiple(entries) }.is_ok() {
+            // SAFETY: all that the entry points to is owned by the slot until the completion is reaped.
+            if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return;
             }
             // The submission queue is full: hand over what is in it.
