@@ -118,7 +118,8 @@ fn check_crash(node: &Node, witness: &Witness, crash: Crash) {
     let lost = witness.appended.get(known.len());
     // The same size as what was lost: where the old next batch would fit behind it.
     let records = lost.map_or(1, |batch| (batch.end - batch.base) as u32);
-    let value_bytes = lost.map_or(10, |b| (b.bytes.len() - 61) / records as usize - 20);
+    let value_bytes =
+        lost.map_or(10, |b| ((b.bytes.len() - 61) / records as usize).saturating_sub(20).max(1));
     for tag in 100..103 {
         let batches = batch(tag, records, value_bytes);
         let appended = node.append_durably(&log, &batches);

@@ -123,6 +123,8 @@ struct State<D: Disk> {
     next_segment: NextSegment<D>,
     /// Sealed segments that are not yet trimmed.
     finishing: VecDeque<Rc<Segment<D>>>,
+    /// How many of them the background is at: a file is not cut or closed meanwhile.
+    trimming: usize,
     syncing: bool,
     /// A sync was asked for although the policy would not.
     sync_wanted: bool,
@@ -476,7 +478,7 @@ impl<D: Disk> Log<D> {
                 let state = self.state();
                 let preparing = state.writers.iter().any(|w| w.preparing);
                 let next = matches!(state.next_segment, NextSegment::BeingPrepared);
-                if !preparing && !next && !state.checkpointing {
+                if !preparing && !next && !state.checkpointing && state.trimming == 0 {
                     return;
                 }
                 self.0.progress.notified()

@@ -79,18 +79,11 @@ async fn read_segment<D: Disk>(
     limits: ReadLimits,
 ) -> Result<ReadBatches, ReadError> {
     segment.load_index(engine).await?;
-    let position = segment.index().position_of(from);
-    let mut run = Run { engine, segment, pieces: Vec::new(), start: position, end: position };
-    let mut at = position;
-    let first = loop {
-        let Some(header) = run.header(at, true).await? else {
-            return Err(run.corrupt(at, from, "the segment ends before this offset".to_owned()));
-        };
-        if header.next_offset() > from {
-            break header;
-        }
-        at += u64::from(header.size_bytes);
-        run.forget_before(at);
+    let position = true_position(engine, segment, from).await?;
+    let mut run = Run::new(engine, segment, position);
+    let Some((first, mut at)) = run.find(from).await? else {
+        let reason = "the segment ends before this offset".to_owned();
+        return Err(run.corrupt(segment.bytes.get(), from, reason));
     };
     if first.base_offset > from {
         let reason = format!("the batch there begins at offset {}", first.base_offset);
@@ -121,6 +114,42 @@ async fn read_segment<D: Disk>(
     Ok(ReadBatches { slices: run.cut(start, at), bytes: (at - start) as usize, next_offset })
 }
 
+/// Header and position of the batch that holds `offset`, or of the first one behind it.
+pub(super) async fn locate<D: Disk>(
+    engine: &Engine<D>,
+    segment: &Rc<Segment<D>>,
+    offset: Offset,
+) -> Result<Option<(BatchHeader, u64)>, ReadError> {
+    segment.load_index(engine).await?;
+    let position = true_position(engine, segment, offset).await?;
+    Run::new(engine, segment, position).find(offset).await
+}
+
+/// Position from which a scan finds `from`. The index entry it comes from is checked against the batch that it
+/// names: a wrong entry costs a new index, never a wrong answer.
+async fn true_position<D: Disk>(
+    engine: &Engine<D>,
+    segment: &Rc<Segment<D>>,
+    from: Offset,
+) -> Result<u64, ReadError> {
+    loop {
+        let Some(entry) = segment.index().floor(from) else { return Ok(0) };
+        let header = Run::new(engine, segment, entry.position).header(entry.position, true).await;
+        match header {
+            Ok(Some(header)) if header.last_offset() == entry.offset => return Ok(entry.position),
+            Err(error @ ReadError::Disk { .. }) => return Err(error),
+            _ => {}
+        }
+        if segment.gone.get() || !segment.sealed.get() {
+            return Ok(0);
+        }
+        if !segment.rebuild_index(engine).await {
+            // Not the index but the batch is bad: the read says so.
+            return Ok(entry.position);
+        }
+    }
+}
+
 /// A contiguous range of a segment, held by the reader.
 struct Run<'a, D: Disk> {
     engine: &'a Engine<D>,
@@ -136,7 +165,24 @@ struct Piece {
     from_disk: bool,
 }
 
-impl<D: Disk> Run<'_, D> {
+impl<'a, D: Disk> Run<'a, D> {
+    fn new(engine: &'a Engine<D>, segment: &'a Rc<Segment<D>>, position: u64) -> Self {
+        Self { engine, segment, pieces: Vec::new(), start: position, end: position }
+    }
+
+    /// The first batch that ends behind `from`, and its position; `None` if the segment ends before it.
+    async fn find(&mut self, from: Offset) -> Result<Option<(BatchHeader, u64)>, ReadError> {
+        let mut at = self.start;
+        loop {
+            let Some(header) = self.header(at, true).await? else { return Ok(None) };
+            if header.next_offset() > from {
+                return Ok(Some((header, at)));
+            }
+            at += u64::from(header.size_bytes);
+            self.forget_before(at);
+        }
+    }
+
     /// The header at `position`; `None` at the end of the segment, or if it is not in memory and there is none
     /// left to read it into (never if `must`).
     async fn header(&mut self, position: u64, must: bool) -> Result<Option<BatchHeader>, ReadError> {

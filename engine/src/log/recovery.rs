@@ -170,6 +170,7 @@ impl<D: Disk> Found<D> {
                 writers: [Writer::at_end(self.active, self.prepared_end)].into(),
                 next_segment: NextSegment::Absent,
                 finishing: Default::default(),
+                trimming: 0,
                 syncing: false,
                 sync_wanted: false,
                 unsynced_since: None,
@@ -197,7 +198,7 @@ impl<D: Disk> Recovery<'_, D> {
     async fn run(&self, was_clean: bool) -> Result<(Found<D>, RecoveryReport), OpenError> {
         let checkpoint = self.load_checkpoint().await?;
         let epochs = self.load::<EpochTable>(EPOCHS_NAME).await?;
-        let bases = self.list_segments().await?;
+        let bases = self.list_segments(checkpoint).await?;
         let boot_id = self.engine.options().boot_id;
         let mut report = RecoveryReport::default();
         let (Some(first), Some(last)) = (bases.first().copied(), bases.last().copied()) else {
@@ -286,7 +287,8 @@ impl<D: Disk> Recovery<'_, D> {
         }
     }
 
-    async fn list_segments(&self) -> Result<Vec<Offset>, OpenError> {
+    /// Base offsets of the segments, ascending. Those wholly below the log start had been deleted, and came back.
+    async fn list_segments(&self, checkpoint: Option<LogCheckpoint>) -> Result<Vec<Offset>, OpenError> {
         let disk = self.engine.disk();
         let entries = disk.list(self.dir).await.map_err(at(self.dir, "list"))?;
         let mut bases: Vec<_> = entries.iter().filter_map(|entry| base_offset_of(&entry.name)).collect();
@@ -294,6 +296,12 @@ impl<D: Disk> Recovery<'_, D> {
         if entries.iter().any(|entry| entry.name == NEXT_SEGMENT_NAME) {
             let path = self.dir.join(NEXT_SEGMENT_NAME);
             disk.remove_file(&path).await.map_err(at(&path, "remove"))?;
+        }
+        if let Some(checkpoint) = checkpoint {
+            let holds_start = bases.iter().rfind(|base| **base <= checkpoint.log_start_offset).copied();
+            let first = holds_start.map_or(Offset::ZERO, |base| base.min(checkpoint.segment_base_offset));
+            self.remove_segments(&bases[..bases.partition_point(|base| *base < first)]).await?;
+            bases.retain(|base| *base >= first);
         }
         Ok(bases)
     }
@@ -403,7 +411,7 @@ impl<D: Disk> Recovery<'_, D> {
             if sound_batch_behind {
                 cut.saved_aside = self.save_aside(segment, end.position, rest, behind).await?;
             } else {
-                self.remove_behind(behind).await?;
+                self.remove_segments(behind).await?;
             }
             file.set_length(end.position).await.map_err(at(&segment.path, "cut"))?;
             prepared_end = align_up(end.position);
@@ -477,8 +485,8 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(saved)
     }
 
-    async fn remove_behind(&self, behind: &[Offset]) -> Result<(), OpenError> {
-        for base in behind {
+    async fn remove_segments(&self, bases: &[Offset]) -> Result<(), OpenError> {
+        for base in bases {
             let segment = Segment::<D>::new(self.dir, *base, *base, 0);
             segment.remove_files(self.engine).await.map_err(at(&segment.path, "remove"))?;
         }

@@ -85,16 +85,23 @@ impl<D: Disk> Log<D> {
 
     /// Trims a sealed, durable segment to its bytes and stores its indexes, in the background.
     fn finish_sealed(&self, segment: Rc<Segment<D>>) {
+        self.state_mut().trimming += 1;
         let log = self.clone();
         self.engine().queue_background(async move {
-            if let Err(error) = log.trim_sealed(&segment).await {
+            let trimmed = log.trim_sealed(&segment).await;
+            log.state_mut().trimming -= 1;
+            match trimmed {
+                Ok(()) => {
+                    log.state_mut().finishing.retain(|s| !Rc::ptr_eq(s, &segment));
+                    log.engine().opened_sealed(&segment);
+                    log.store_checkpoint_soon();
+                }
                 // The checkpoint stays before it, so that the next start trims it.
-                tracing::warn!(segment = %segment.path.display(), %error, "cannot trim a sealed segment");
-                return;
+                Err(error) => {
+                    tracing::warn!(segment = %segment.path.display(), %error, "cannot trim a sealed segment");
+                }
             }
-            log.state_mut().finishing.retain(|s| !Rc::ptr_eq(s, &segment));
-            log.engine().opened_sealed(&segment);
-            log.store_checkpoint_soon();
+            log.0.progress.notify_all();
         });
     }
 

@@ -64,6 +64,8 @@ pub(crate) struct Segment<D: Disk> {
     pub(crate) max_timestamp: Cell<Option<TimestampMs>>,
     pub(crate) first_append: Cell<Option<TimestampMs>>,
     pub(crate) index: RefCell<Option<SegmentIndex>>,
+    /// It has been built again once because an entry was wrong.
+    index_rebuilt: Cell<bool>,
     pub(crate) open_chunk: RefCell<Option<OpenChunk>>,
     chunks: RefCell<BTreeMap<u64, Chunk>>,
     /// Positions being read from disk, so that two readers do not read the same.
@@ -93,6 +95,7 @@ impl<D: Disk> Segment<D> {
             max_timestamp: Cell::new(None),
             first_append: Cell::new(None),
             index: RefCell::new(None),
+            index_rebuilt: Cell::new(false),
             open_chunk: RefCell::new(None),
             chunks: RefCell::default(),
             loading: RefCell::default(),
@@ -230,7 +233,7 @@ impl<D: Disk> Segment<D> {
                     tracing::info!(segment = %self.path.display(), "index lost or damaged, building it again");
                 }
                 let empty = SegmentIndex::new(self.base, engine.options().index_interval_bytes);
-                self.feed_index(engine, empty, 0).await?
+                self.feed_index(engine, empty, 0, |_| {}).await?
             }
         };
         let mut index = self.index.borrow_mut();
@@ -251,11 +254,61 @@ impl<D: Disk> Segment<D> {
         };
         let interval = engine.options().index_interval_bytes;
         let mut index = SegmentIndex::decode(&offsets, &times, bounds, interval).ok()?;
-        if self.sealed.get() {
-            return Some(index);
+        if !self.knows_its_latest_time(engine, &index).await {
+            return None;
         }
-        let resume_position = index.truncate(bounds.end_offset);
-        self.feed_index(engine, index, resume_position).await.ok()
+        if !self.sealed.get() {
+            index.truncate(bounds.end_offset);
+        }
+        // The files of a segment that a crash caught before it was trimmed stop short, and nothing in them says so.
+        let last = index.offsets().last();
+        let resume_position = index.resume_position();
+        let mut first_end = None;
+        let fed = self.feed_index(engine, index, resume_position, |header| {
+            first_end.get_or_insert(header.last_offset());
+        });
+        let index = fed.await.ok()?;
+        (last.is_none() || first_end == last.map(|entry| entry.offset)).then_some(index)
+    }
+
+    /// Whether the last entry of a time index is true: by it a whole segment is skipped, or deleted by its age.
+    /// Other entries are checked when they are used.
+    async fn knows_its_latest_time(&self, engine: &Engine<D>, index: &SegmentIndex) -> bool {
+        let Some(latest) = index.times().last() else { return true };
+        let start = index.position_of(latest.offset);
+        let end = index.offsets().iter().map(|entry| entry.position).find(|position| *position > start);
+        let end = end.unwrap_or(self.written_bytes.get());
+        let Ok(file) = self.file(engine).await else { return false };
+        let mut scan = self.scan();
+        let mut found = false;
+        let scanned = scan::scan_file(engine, &file, (start, end), &mut scan, |header, _| {
+            found |= header.last_offset() == latest.offset && header.max_timestamp == latest.timestamp;
+        });
+        scanned.await.is_ok() && found
+    }
+
+    /// Builds the index again because an entry turned out to be wrong; once, and only of a sealed segment (the
+    /// index of the active one goes on meanwhile). Returns whether there is a new one.
+    pub(crate) async fn rebuild_index(&self, engine: &Engine<D>) -> bool {
+        if !self.sealed.get() || self.index_rebuilt.replace(true) {
+            return false;
+        }
+        tracing::warn!(segment = %self.path.display(), "the index is wrong, building it again");
+        let empty = SegmentIndex::new(self.base, engine.options().index_interval_bytes);
+        match self.feed_index(engine, empty, 0, |_| {}).await {
+            Ok(index) => {
+                self.max_timestamp.set(index.max_timestamp());
+                *self.index.borrow_mut() = Some(index);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn scan(&self) -> StoredScan {
+        let mut check = HeaderCheck::exact(self.base, scan::STORED_BATCH_BYTES_MAX);
+        check.continuity = Continuity::GapsAllowed;
+        StoredScan::new(check)
     }
 
     /// Feeds the batches from `start` to the end of the segment to an index.
@@ -266,6 +319,7 @@ impl<D: Disk> Segment<D> {
         engine: &Engine<D>,
         mut index: SegmentIndex,
         start: u64,
+        mut each: impl FnMut(&BatchHeader),
     ) -> Result<SegmentIndex, ReadError> {
         let bytes = self.written_bytes.get();
         if start >= bytes {
@@ -274,11 +328,11 @@ impl<D: Disk> Segment<D> {
         let disk_error =
             |error: io::Error| ReadError::Disk { path: self.path.clone(), reason: error.to_string() };
         let file = self.file(engine).await.map_err(disk_error)?;
-        let mut check = HeaderCheck::exact(self.base, scan::STORED_BATCH_BYTES_MAX);
-        check.continuity = Continuity::GapsAllowed;
-        let mut scan = StoredScan::new(check);
-        let end =
-            scan::scan_file(engine, &file, (start, bytes), &mut scan, |header, at| index.append(header, at));
+        let mut scan = self.scan();
+        let end = scan::scan_file(engine, &file, (start, bytes), &mut scan, |header, at| {
+            each(header);
+            index.append(header, at);
+        });
         let end = end.await.map_err(disk_error)?;
         match end.error {
             None => Ok(index),
@@ -309,15 +363,21 @@ impl<D: Disk> Segment<D> {
         self.gone.set(true);
         self.set_file(None);
         self.drop_chunks();
-        for path in
-            [self.index_path(OFFSET_INDEX_SUFFIX), self.index_path(TIME_INDEX_SUFFIX), self.path.clone()]
-        {
-            match engine.disk().remove_file(&path).await {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        self.remove_index_files(engine).await?;
+        self.remove(engine, &self.path).await
+    }
+
+    /// Removes the index files: what they say is about to be wrong.
+    pub(crate) async fn remove_index_files(&self, engine: &Engine<D>) -> io::Result<()> {
+        self.remove(engine, &self.index_path(OFFSET_INDEX_SUFFIX)).await?;
+        self.remove(engine, &self.index_path(TIME_INDEX_SUFFIX)).await
+    }
+
+    async fn remove(&self, engine: &Engine<D>, path: &Path) -> io::Result<()> {
+        match engine.disk().remove_file(path).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn index_path(&self, suffix: &str) -> PathBuf {

@@ -50,13 +50,22 @@ impl<D: Disk> Log<D> {
         at: TimestampMs,
         visible_end: Offset,
     ) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
-        let hint = segment.index().time_floor(at).map_or(segment.base, |entry| entry.offset);
+        let hint = segment.index().time_floor(at);
         let start = self.ends().start;
-        let mut from = hint.max(start);
+        let mut from = hint.map_or(segment.base, |entry| entry.offset).max(start);
+        // A wrong entry is found by the batch that it names; then the segment is searched from its beginning.
+        let mut unproven = hint.filter(|entry| entry.offset == from);
         let end = visible_end.min(segment.end_offset.get());
-        while from < end {
+        'search: while from < end {
             let read = self.read(from, end, ReadLimits { bytes_max: READ_BYTES }).await?;
             for span in BatchWalk::new(&read.slices).flatten() {
+                if let Some(entry) = unproven.take()
+                    && (span.header.last_offset(), span.header.max_timestamp)
+                        != (entry.offset, entry.timestamp)
+                {
+                    from = segment.base.max(start);
+                    continue 'search;
+                }
                 if span.header.max_timestamp >= at
                     && let Some(found) = first_record(&read.slices, &span, at, start)
                 {

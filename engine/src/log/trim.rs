@@ -2,16 +2,17 @@
 //!
 //! Owns: the order in which files and checkpoints change.
 //! Invariant: the start moves before files go, so a reader gets "out of range", never a missing file.
-//! Crash story, deletion: the process dies between the removal of two segments. The oldest go first, so what is
-//! left is one range; recovery begins at the first segment that is there, or at the stored start.
+//! Crash story, deletion: the process dies between the removal of two segments. The new start is durable before
+//! the first of them goes, and recovery removes what lies wholly before it.
 //! Crash story, truncation: the checkpoint is moved back to the cut before the file is cut. Dying between the two
 //! leaves the log as it was: recovery scans from the cut and finds the same batches.
 
+use std::io;
 use std::rc::Rc;
 
+use super::read::locate;
 use super::retention::{SealedSegment, expired};
-use super::{Log, Mark, NextSegment, ReadLimits, Segment, State, TrimError, Writer};
-use crate::batch::{BatchHeader, BatchWalk};
+use super::{Log, Mark, NextSegment, Segment, State, TrimError, Writer};
 use crate::disk::{Disk, DiskFile};
 use crate::types::{Offset, TimestampMs};
 
@@ -52,7 +53,7 @@ impl<D: Disk> Log<D> {
     ///
     /// Errors: a file could not be removed, or an index not be read; it is tried again the next time.
     pub async fn apply_retention(&self, now: TimestampMs) -> Result<Trimmed, TrimError> {
-        let removed = self.take_expired(now, usize::MAX).await;
+        let removed = self.take_expired(now, usize::MAX).await.map_err(|e| TrimError::Disk(e.to_string()))?;
         let trimmed = Trimmed {
             segments: removed.len(),
             bytes: removed.iter().map(|s| s.bytes.get()).sum(),
@@ -65,8 +66,13 @@ impl<D: Disk> Log<D> {
     }
 
     /// Takes at most `most` segments that are no longer kept out of the log, oldest first; their files are still
-    /// there.
-    pub(super) async fn take_expired(&self, now: TimestampMs, most: usize) -> Vec<Rc<Segment<D>>> {
+    /// there. The new log start is durable when it returns: power loss may bring some of the files back and not
+    /// others, or one whose blocks have been used again.
+    pub(super) async fn take_expired(
+        &self,
+        now: TimestampMs,
+        most: usize,
+    ) -> io::Result<Vec<Rc<Segment<D>>>> {
         let candidates = {
             let state = self.state();
             let end = state.deletable_end();
@@ -95,8 +101,9 @@ impl<D: Disk> Log<D> {
         };
         if !removed.is_empty() {
             self.tell_progress();
+            self.store_checkpoint_now().await?;
         }
-        removed
+        Ok(removed)
     }
 
     /// Cuts the tail of the log: the batch that holds `to`, and all behind it, go. Durable when it returns.
@@ -132,24 +139,12 @@ impl<D: Disk> Log<D> {
     /// The boundary before the batch that holds `to`.
     async fn cut_point(&self, to: Offset) -> Result<(Rc<Segment<D>>, Mark), TrimError> {
         let segment = self.state().segment_for(to);
-        segment.load_index(self.engine()).await?;
-        let mut position = segment.index().position_of(to);
-        // Batches from the index entry on, up to the one that holds `to`.
-        let mut from = segment.base;
-        if position > 0 {
-            let entry = segment.index().floor(to).expect("a position above 0 comes from an entry");
-            from = entry.offset;
-        }
-        loop {
-            let read = self.read(from, self.ends().end, ReadLimits { bytes_max: 1 << 20 }).await?;
-            for span in BatchWalk::new(&read.slices).flatten() {
-                let header: BatchHeader = span.header;
-                if header.next_offset() > to {
-                    return Ok((segment, Mark { position, offset: header.base_offset }));
-                }
-                position += u64::from(header.size_bytes);
+        match locate(self.engine(), &segment, to).await? {
+            Some((header, position)) => Ok((segment, Mark { position, offset: header.base_offset })),
+            None => {
+                let mark = Mark { position: segment.bytes.get(), offset: segment.end_offset.get() };
+                Ok((segment, mark))
             }
-            from = read.next_offset;
         }
     }
 
@@ -160,6 +155,9 @@ impl<D: Disk> Log<D> {
         removed: Vec<Rc<Segment<D>>>,
     ) -> std::io::Result<()> {
         self.store_checkpoint_now().await?;
+        // What the index files say of batches behind the cut must not be taken for what will stand there.
+        segment.remove_index_files(self.engine()).await?;
+        self.engine().disk().sync_dir(&self.0.dir).await?;
         for later in removed {
             later.remove_files(self.engine()).await?;
         }
@@ -203,6 +201,8 @@ impl<D: Disk> State<D> {
         segment.max_timestamp.set(None);
         self.next_segment = NextSegment::Absent;
         self.writers = [Writer::at_end(segment.clone(), super::prepare::align_up(mark.position))].into();
+        // The log start may lie within the first batch: when that goes, the log is empty and begins before it.
+        self.ends.start = self.ends.start.min(mark.offset);
         self.ends.end = mark.offset;
         self.ends.written = mark.offset;
         self.ends.durable = self.ends.durable.min(mark.offset);
