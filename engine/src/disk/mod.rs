@@ -84,8 +84,38 @@ pub trait Disk: Clone + 'static {
     /// Removes a file. Durable after `sync_dir`.
     fn remove_file(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
 
+    /// Removes an empty directory. Durable after `sync_dir` of the one above.
+    fn remove_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+
     /// Removes a directory with all in it. Not an error if it is not there.
-    fn remove_dir_all(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    ///
+    /// Cancel: if dropped, a part of it may be left.
+    fn remove_dir_all(&self, path: &Path) -> impl Future<Output = io::Result<()>> {
+        async move {
+            // Directories to look into, and those seen, parents first; each is removed after all in it.
+            let mut open = vec![path.to_path_buf()];
+            let mut seen = Vec::new();
+            while let Some(dir) = open.pop() {
+                let entries = match self.list(&dir).await {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && dir == path => return Ok(()),
+                    other => other?,
+                };
+                for entry in entries {
+                    let inner = dir.join(&entry.name);
+                    if entry.is_dir {
+                        open.push(inner);
+                    } else {
+                        self.remove_file(&inner).await?;
+                    }
+                }
+                seen.push(dir);
+            }
+            for dir in seen.iter().rev() {
+                self.remove_dir(dir).await?;
+            }
+            Ok(())
+        }
+    }
 
     /// Creates a directory and its parents. Not an error if it is there.
     fn create_dir_all(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
@@ -149,4 +179,24 @@ pub trait DiskFile: Clone + 'static {
 
     /// Current length in bytes.
     fn length(&self) -> impl Future<Output = io::Result<u64>> + 'static;
+}
+
+/// For implementations: a position, length or address that is not aligned is a bug of the caller.
+///
+/// # Panics
+/// If `value` is no multiple of [`BLOCK_BYTES`].
+pub fn assert_aligned(value: u64, what: &str) {
+    assert!(value.is_multiple_of(BLOCK_BYTES as u64), "{what} {value} is no multiple of {BLOCK_BYTES}");
+}
+
+/// For implementations: the shape that [`DiskFile::write_at`] demands.
+///
+/// # Panics
+/// If the position, or an address or length, is not aligned.
+pub fn assert_write_aligned(slices: &[DmaSlice], position: u64) {
+    assert_aligned(position, "position");
+    for slice in slices {
+        assert_aligned(slice.as_ptr() as u64, "address");
+        assert_aligned(slice.len() as u64, "length");
+    }
 }

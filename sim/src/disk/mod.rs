@@ -17,7 +17,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use corelog_engine::buffer::{DmaBuffer, DmaSlice};
-use corelog_engine::disk::{BLOCK_BYTES, DirEntry, Disk, DiskFile, IoClass, OpenMode};
+use corelog_engine::disk::{
+    DirEntry, Disk, DiskFile, IoClass, OpenMode, assert_aligned, assert_write_aligned,
+};
 
 use self::state::{Answer, Effect, NodeId, State};
 use crate::executor::Handle;
@@ -343,28 +345,8 @@ impl Disk for SimDisk {
         self.run(FaultKind::Name, path, Effect::RemoveFile { path: path.to_path_buf() }).await.map(drop)
     }
 
-    async fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        let mut open = vec![path.to_path_buf()];
-        let mut seen = Vec::new();
-        while let Some(dir) = open.pop() {
-            let entries = match self.list(&dir).await {
-                Err(error) if error.kind() == ErrorKind::NotFound && dir == path => return Ok(()),
-                other => other?,
-            };
-            for entry in entries {
-                let inner = dir.join(&entry.name);
-                if entry.is_dir {
-                    open.push(inner);
-                } else {
-                    self.remove_file(&inner).await?;
-                }
-            }
-            seen.push(dir);
-        }
-        for dir in seen.into_iter().rev() {
-            self.run(FaultKind::Name, &dir, Effect::RemoveDir { path: dir.clone() }).await?;
-        }
-        Ok(())
+    async fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.run(FaultKind::Name, path, Effect::RemoveDir { path: path.to_path_buf() }).await.map(drop)
     }
 
     async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -436,11 +418,7 @@ impl DiskFile for SimFile {
         position: u64,
         _class: IoClass,
     ) -> impl Future<Output = io::Result<()>> + 'static {
-        check_aligned(position, "position");
-        for slice in &slices {
-            check_aligned(slice.as_ptr() as u64, "address");
-            check_aligned(slice.len() as u64, "length");
-        }
+        assert_write_aligned(&slices, position);
         self.start(FaultKind::Write, Effect::Write { node: self.0.node, position, slices })
     }
 
@@ -451,8 +429,8 @@ impl DiskFile for SimFile {
         position: u64,
         _class: IoClass,
     ) -> impl Future<Output = (DmaBuffer, io::Result<usize>)> + 'static {
-        check_aligned(position, "position");
-        check_aligned(length as u64, "length");
+        assert_aligned(position, "position");
+        assert_aligned(length as u64, "length");
         assert!(length > 0 && length <= buffer.capacity(), "{length} bytes into {buffer:?}");
         buffer.clear();
         let effect = Effect::Read { node: self.0.node, position, length: length as u64 };
@@ -471,8 +449,8 @@ impl DiskFile for SimFile {
     }
 
     fn zero(&self, start: u64, end: u64, _class: IoClass) -> impl Future<Output = io::Result<()>> + 'static {
-        check_aligned(start, "start");
-        check_aligned(end, "end");
+        assert_aligned(start, "start");
+        assert_aligned(end, "end");
         assert!(start <= end, "[{start}, {end}) is no range");
         self.start(FaultKind::Write, Effect::Zero { node: self.0.node, start, end })
     }
@@ -485,8 +463,4 @@ impl DiskFile for SimFile {
         let length = self.0.disk.0.state.borrow().file(self.0.node).now.length();
         std::future::ready(Ok(length))
     }
-}
-
-fn check_aligned(value: u64, what: &str) {
-    assert!(value.is_multiple_of(BLOCK_BYTES as u64), "{what} {value} is no multiple of {BLOCK_BYTES}");
 }

@@ -9,11 +9,11 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::Inner;
 use super::fd::FileFd;
 use super::op::{Op, Read, Write, ZERO_BYTES};
-use super::{Inner, check_aligned};
 use crate::buffer::{DmaBuffer, DmaSlice};
-use crate::disk::{DiskFile, IoClass};
+use crate::disk::{DiskFile, IoClass, assert_aligned, assert_write_aligned};
 
 /// `FALLOC_FL_WRITE_ZEROES` of Linux 6.17: allocated, zeroed by the device, and marked as written.
 const WRITE_ZEROES: i32 = 0x80;
@@ -71,11 +71,7 @@ impl DiskFile for UringFile {
         position: u64,
         class: IoClass,
     ) -> impl Future<Output = io::Result<()>> + 'static {
-        check_aligned(position, "position");
-        for slice in &slices {
-            check_aligned(slice.as_ptr() as u64, "address");
-            check_aligned(slice.len() as u64, "length");
-        }
+        assert_write_aligned(&slices, position);
         let write = Write::new(self.fd.clone(), slices, position);
         let started = (!write.is_empty()).then(|| self.inner.ring.start(Op::Write(write), class));
         async move {
@@ -93,8 +89,8 @@ impl DiskFile for UringFile {
         position: u64,
         class: IoClass,
     ) -> impl Future<Output = (DmaBuffer, io::Result<usize>)> + 'static {
-        check_aligned(position, "position");
-        check_aligned(length as u64, "length");
+        assert_aligned(position, "position");
+        assert_aligned(length as u64, "length");
         assert!(length > 0 && length <= buffer.capacity(), "{length} bytes into {buffer:?}");
         buffer.clear();
         let read = Read::new(self.fd.clone(), buffer, length, position, self.inner.ring.read_bytes_max);
@@ -113,8 +109,8 @@ impl DiskFile for UringFile {
     }
 
     fn zero(&self, start: u64, end: u64, class: IoClass) -> impl Future<Output = io::Result<()>> + 'static {
-        check_aligned(start, "start");
-        check_aligned(end, "end");
+        assert_aligned(start, "start");
+        assert_aligned(end, "end");
         assert!(start <= end, "[{start}, {end}) is no range");
         let file = self.clone();
         async move {

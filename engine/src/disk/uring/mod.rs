@@ -14,7 +14,6 @@
 //! core, 6.17 and a device with it for zeroing by the device.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -27,7 +26,7 @@ use self::fd::FileFd;
 use self::op::{Op, c_path};
 use self::ring::Ring;
 use crate::buffer::BUFFER_BYTES_MAX;
-use crate::disk::{BLOCK_BYTES, DirEntry, Disk, IoClass, OpenMode};
+use crate::disk::{DirEntry, Disk, IoClass, OpenMode, assert_aligned};
 
 mod block_on;
 mod fd;
@@ -50,7 +49,7 @@ pub struct UringOptions {
     pub cold_read_depth_max: usize,
     /// The same of class `Background`. 4 large writes keep a device busy while commits still get through.
     pub background_depth_max: usize,
-    /// Longest read asked of the kernel at once, in bytes, a multiple of [`BLOCK_BYTES`]; longer ones are done
+    /// Longest read asked of the kernel at once, in bytes, a multiple of [`BLOCK_BYTES`](super::BLOCK_BYTES); longer ones are done
     /// in pieces.
     pub read_bytes_max: usize,
 }
@@ -81,14 +80,14 @@ pub(super) struct Inner {
 impl UringDisk {
     /// Sets up a ring for the calling thread.
     ///
-    /// Errors: the kernel has no io_uring or forbids it (`PermissionDenied`: a sandbox or the sysctl
-    /// `kernel.io_uring_disabled`), or locked memory is short (`OutOfMemory`); the shard cannot start.
+    /// Errors: the kernel has no io_uring, is older than 5.15 (`Unsupported`), forbids it (`PermissionDenied`), or
+    /// memory is short (`OutOfMemory`); the message says what to change, and the shard cannot start.
     ///
     /// # Panics
-    /// If a depth is 0 or `read_bytes_max` is not a positive multiple of [`BLOCK_BYTES`].
+    /// If a depth is 0 or `read_bytes_max` is not a positive multiple of [`BLOCK_BYTES`](super::BLOCK_BYTES).
     pub fn new(options: &UringOptions) -> io::Result<Self> {
         assert!(options.read_bytes_max > 0, "a read has at least one block");
-        check_aligned(options.read_bytes_max as u64, "read_bytes_max");
+        assert_aligned(options.read_bytes_max as u64, "read_bytes_max");
         Ok(Self(Rc::new(Inner {
             ring: Rc::new(Ring::new(options)?),
             writes_zeroes_by_hand: RefCell::default(),
@@ -193,29 +192,8 @@ impl Disk for UringDisk {
         self.remove(path, 0).await
     }
 
-    async fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        // Directories to look into, and those seen, parents first; each is removed after all in it.
-        let mut open = VecDeque::from([path.to_path_buf()]);
-        let mut seen = Vec::new();
-        while let Some(dir) = open.pop_front() {
-            let entries = match self.list(&dir).await {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && dir == path => return Ok(()),
-                other => other?,
-            };
-            for entry in entries {
-                let inner = dir.join(&entry.name);
-                if entry.is_dir {
-                    open.push_back(inner);
-                } else {
-                    self.remove(&inner, 0).await?;
-                }
-            }
-            seen.push(dir);
-        }
-        for dir in seen.iter().rev() {
-            self.remove(dir, libc::AT_REMOVEDIR).await?;
-        }
-        Ok(())
+    async fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.remove(path, libc::AT_REMOVEDIR).await
     }
 
     async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -349,8 +327,4 @@ fn status(fd: RawFd) -> io::Result<libc::stat> {
     }
     // SAFETY: the call went well, so it has filled it in.
     Ok(unsafe { status.assume_init() })
-}
-
-fn check_aligned(value: u64, what: &str) {
-    assert!(value.is_multiple_of(BLOCK_BYTES as u64), "{what} {value} is no multiple of {BLOCK_BYTES}");
 }

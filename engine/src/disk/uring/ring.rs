@@ -27,6 +27,9 @@ use crate::disk::IoClass;
 /// passed on: transient by nature, and a worker thread that may block has it from the second try on.
 const RETRIES_MAX: u32 = 100;
 
+/// The youngest operations among those that there is no other way for.
+const NEEDED: [u8; 3] = [opcode::RenameAt::CODE, opcode::UnlinkAt::CODE, opcode::MkDirAt::CODE];
+
 pub(super) struct Ring {
     state: RefCell<State>,
     eventfd: OwnedFd,
@@ -83,7 +86,7 @@ impl Ring {
         let depth_max = [options.commit_depth_max, options.cold_read_depth_max, options.background_depth_max];
         assert!(depth_max.iter().all(|&depth| depth > 0), "each class has a depth of at least 1");
         let completions = depth_max.iter().sum::<usize>().next_power_of_two() as u32;
-        let uring = build(completions)?;
+        let uring = build(completions).map_err(|error| explain(&error))?;
         // SAFETY: no pointers; a failure is -1.
         // Not EFD_NONBLOCK: an io_uring read of a non-blocking descriptor fails with EAGAIN instead of waiting.
         let eventfd = match unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) } {
@@ -94,6 +97,10 @@ impl Ring {
         uring.submitter().register_eventfd(eventfd.as_raw_fd())?;
         let mut probe = Probe::new();
         uring.submitter().register_probe(&mut probe)?;
+        if !NEEDED.iter().all(|&code| probe.is_supported(code)) {
+            let message = "io_uring lacks operations on names: Linux 5.15 or later is needed";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        }
         let state = State {
             uring,
             slots: Vec::new(),
@@ -217,6 +224,20 @@ fn build(completions: u32) -> io::Result<IoUring> {
         }
         other => other,
     }
+}
+
+/// What an operator can do about a ring that cannot be set up.
+fn explain(error: &io::Error) -> io::Error {
+    let advice = match error.raw_os_error() {
+        Some(libc::ENOSYS) => "the kernel has no io_uring: Linux 5.15 or later is needed",
+        Some(libc::EPERM | libc::EACCES) => {
+            "io_uring is forbidden here: set the sysctl kernel.io_uring_disabled to 0, or allow it in the container's seccomp profile"
+        }
+        Some(libc::ENOMEM) => "memory is short: raise the limit of locked memory (ulimit -l)",
+        Some(libc::EMFILE | libc::ENFILE) => "no descriptors are left: raise the limit (ulimit -n)",
+        _ => "this kernel may be too old: Linux 5.15 or later is needed",
+    };
+    io::Error::new(error.kind(), format!("no io_uring could be set up ({error}); {advice}"))
 }
 
 impl State {
