@@ -59,7 +59,8 @@ struct Simulated {
 impl Simulated {
     fn new(seed: u64) -> Self {
         let executor = Executor::new(seed);
-        let disk = SimDisk::new(executor.handle(), SimDiskOptions::default());
+        let options = SimDiskOptions { capacity_bytes: Some(1 << 30), ..SimDiskOptions::default() };
+        let disk = SimDisk::new(executor.handle(), options);
         Self { executor, disk }
     }
 }
@@ -310,7 +311,14 @@ fn removed_files_stay_readable(runner: &impl Runner) {
 fn knows_its_free_space(runner: &impl Runner) {
     let (disk, dir) = (runner.disk(), runner.dir());
     runner.run(async {
-        assert!(disk.free_bytes(&dir).await.unwrap() > 0);
+        let free_bytes = disk.free_bytes(&dir).await.unwrap();
+        assert!(free_bytes > 0);
+        // Zeroing that cannot fit takes nothing, so that those who write still can.
+        let (file, pool) = (create(&disk, &dir.join("a")).await, pool());
+        let full = file.zero(0, 1 << 43, IoClass::Background).await.unwrap_err();
+        assert_eq!(full.kind(), ErrorKind::StorageFull);
+        assert_eq!(file.length().await.unwrap(), 0);
+        file.write_at(vec![blocks(&pool, 1, 1)], 0, IoClass::Commit).await.unwrap();
     });
 }
 

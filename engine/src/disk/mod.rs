@@ -171,6 +171,7 @@ pub trait DiskFile: Clone + 'static {
     /// Writes zeroes to `[start, end)`, growing the file if needed: the blocks are allocated *and written*, so
     /// that a later write there moves data and nothing else. Not durable by itself.
     ///
+    /// Errors: `StorageFull` before anything is taken, if the space is not there for what grows the file.
     /// Cancel: if dropped, it stops after the pieces in flight.
     fn zero(&self, start: u64, end: u64, class: IoClass) -> impl Future<Output = io::Result<()>> + 'static;
 

@@ -117,6 +117,12 @@ impl DiskFile for UringFile {
             if start == end {
                 return Ok(());
             }
+            // A fallocate that fails for want of space keeps what it got: it would leave nothing to those who
+            // write. So it is not tried when it cannot work.
+            let grown_bytes = end.saturating_sub(start.max(file.length().await?));
+            if grown_bytes > super::free_bytes(file.fd.raw())? {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
             let device = file.fd.device;
             if !file.inner.writes_zeroes_by_hand.borrow().contains(&device) {
                 match file.allocate(WRITE_ZEROES, start, end, class).await {

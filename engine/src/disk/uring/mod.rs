@@ -273,16 +273,8 @@ impl Disk for UringDisk {
     }
 
     async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        let path = c_path(path)?;
-        // Not through the ring, which has no statfs; a local file system answers from memory.
-        let mut status = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-        // SAFETY: a NUL-terminated path, and memory for the answer, both alive for the call.
-        if unsafe { libc::statvfs(path.as_ptr(), status.as_mut_ptr()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the call went well, so it has filled it in.
-        let status = unsafe { status.assume_init() };
-        Ok(status.f_bavail * status.f_frsize)
+        let dir = self.open_plain(path, libc::O_RDONLY).await?;
+        free_bytes(dir.raw())
     }
 }
 
@@ -317,6 +309,19 @@ fn no_direct_io(path: &Path) -> io::Error {
         "{path:?}: the file system does not take direct I/O (O_DIRECT); put the data directory on ext4 or XFS"
     );
     io::Error::new(io::ErrorKind::Unsupported, message)
+}
+
+/// Bytes that an ordinary user may still write on the file system of `fd`. Not through the ring, which has no
+/// statfs; a local file system answers from memory.
+fn free_bytes(fd: RawFd) -> io::Result<u64> {
+    let mut status = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: memory for the answer that lives through the call.
+    if unsafe { libc::fstatvfs(fd, status.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call went well, so it has filled it in.
+    let status = unsafe { status.assume_init() };
+    Ok(status.f_bavail * status.f_frsize)
 }
 
 fn status(fd: RawFd) -> io::Result<libc::stat> {
