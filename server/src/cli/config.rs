@@ -25,6 +25,7 @@ pub enum ConfigCommand {
         json: bool,
     },
     /// Print every key with its default, unit, range and when to change it.
+    #[command(after_help = "Example:\n  corelog config reference | less")]
     Reference,
 }
 

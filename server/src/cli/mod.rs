@@ -8,11 +8,16 @@ pub mod bench;
 pub mod completions;
 pub mod config;
 pub mod connect;
+pub mod consume;
 pub mod exit;
+pub mod input;
 pub mod node;
 pub mod output;
+pub mod produce;
+pub mod record_json;
 pub mod serve;
 pub mod topic;
+pub mod when;
 
 use std::process::ExitCode;
 
@@ -34,6 +39,10 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Create, list, show, change and delete topics.
     Topic(topic::TopicArgs),
+    /// Send lines, key-separated lines or JSON records to a topic.
+    Produce(produce::ProduceArgs),
+    /// Print the records of a topic.
+    Consume(consume::ConsumeArgs),
     /// Show a node: shards, load, disks.
     Node(node::NodeArgs),
     /// Check, print or document the configuration.
@@ -51,6 +60,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Topic(args) => topic::run(args),
+        Command::Produce(args) => produce::run(args),
+        Command::Consume(args) => consume::run(args),
         Command::Node(args) => node::run(args),
         Command::Config(command) => config::run(command),
         Command::Bench(args) => bench::run(args),
@@ -59,5 +70,62 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
+    }
+}
+
+/// Reads a separator: `\\t`, `\\n`, `\\r`, `\\0` and `\\\\` stand for what they stand for elsewhere.
+fn separator(text: &str) -> Result<String, String> {
+    let mut unescaped = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            unescaped.push(c);
+            continue;
+        }
+        unescaped.push(match chars.next() {
+            Some('t') => '\t',
+            Some('n') => '\n',
+            Some('r') => '\r',
+            Some('0') => '\0',
+            Some('\\') => '\\',
+            _ => return Err("after \\, expected t, n, r, 0 or \\".to_owned()),
+        });
+    }
+    if unescaped.is_empty() { Err("must not be empty".to_owned()) } else { Ok(unescaped) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn separators_are_unescaped() {
+        assert_eq!(separator("\\t"), Ok("\t".to_owned()));
+        assert_eq!(separator("::"), Ok("::".to_owned()));
+        assert_eq!(separator("a\\\\\\n"), Ok("a\\\n".to_owned()));
+        assert!(separator("").is_err());
+        assert!(separator("\\x").is_err());
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            let mut leaves = command.get_subcommands().filter(|sub| sub.get_name() != "help").peekable();
+            if leaves.peek().is_none() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "{path} has no example");
+            }
+            for sub in leaves {
+                check(sub, &format!("{path} {}", sub.get_name()));
+            }
+        }
+        check(&Cli::command(), "corelog");
     }
 }
