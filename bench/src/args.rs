@@ -16,6 +16,7 @@ use crate::fetch::{FetchMode, FetchOptions, fetch};
 use crate::floor;
 use crate::load::LoadOptions;
 use crate::produce::{ProduceOptions, batch_bytes_max, produce};
+use crate::repeat::repeat;
 use crate::report::Report;
 use crate::target::{NewTarget, Target};
 use crate::units::{parse_bytes, parse_duration};
@@ -113,6 +114,9 @@ pub(crate) struct LoadArgs {
     /// Load before the time that counts.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     warmup: Duration,
+    /// Run so many times and report the median; runs that the hypervisor spoilt are made again.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=100))]
+    repeat: u16,
     /// Cores for the generator, one thread each, such as 2,3. Default: all that the server does not use.
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
@@ -344,7 +348,6 @@ fn run_produce(args: ProduceArgs) -> Result<(), BenchError> {
         keep: args.keep,
     });
     let topic = args.topic.clone().unwrap_or_else(|| format!("bench-{}", std::process::id()));
-    let target = Target::open(&args.load.server, &topic, new.as_ref())?;
     let options = ProduceOptions {
         record_bytes: args.record_bytes as usize,
         batch_records: args.batch_records,
@@ -353,8 +356,12 @@ fn run_produce(args: ProduceArgs) -> Result<(), BenchError> {
         rate: args.rate,
         acks: args.acks.acks(),
     };
-    let (figures, steal_percent) = produce(&target, &options, &args.load.options(&target)?)?;
-    let report = Report::new("produce", environment, steal_percent, figures);
+    let results = repeat(usize::from(args.load.repeat), args.rate.is_some(), || {
+        // A new topic for each run, so that none inherits the logs of another.
+        let target = Target::open(&args.load.server, &topic, new.as_ref())?;
+        produce(&target, &options, &args.load.options(&target)?)
+    })?;
+    let report = Report::new("produce", environment, results.steal_percent, results);
     report.finish(args.load.json.as_deref(), &report.results.table("record values"))
 }
 
@@ -387,12 +394,15 @@ fn run_fetch(args: FetchArgs) -> Result<(), BenchError> {
         max_wait: args.max_wait,
         min_bytes: small("min-bytes", args.min_bytes)?,
     };
-    let target = Target::open(&args.load.server, &args.topic, None)?;
-    if args.drop_caches {
-        std::fs::write("/proc/sys/vm/drop_caches", "1").map_err(BenchError::io("dropping the page cache"))?;
-    }
-    let (figures, steal_percent) = fetch(&target, &options, &args.load.options(&target)?)?;
-    let report = Report::new("fetch", environment, steal_percent, figures);
+    let results = repeat(usize::from(args.load.repeat), false, || {
+        let target = Target::open(&args.load.server, &args.topic, None)?;
+        if args.drop_caches {
+            std::fs::write("/proc/sys/vm/drop_caches", "1")
+                .map_err(BenchError::io("dropping the page cache"))?;
+        }
+        fetch(&target, &options, &args.load.options(&target)?)
+    })?;
+    let report = Report::new("fetch", environment, results.steal_percent, results);
     report.finish(args.load.json.as_deref(), &report.results.table("record batches"))
 }
 

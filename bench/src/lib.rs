@@ -17,6 +17,7 @@ pub mod floor;
 mod latency;
 mod load;
 mod produce;
+mod repeat;
 mod report;
 mod target;
 mod units;
