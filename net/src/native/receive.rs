@@ -2,8 +2,9 @@
 //!
 //! Owns: where the next bytes from the socket go, so that each frame lies in one piece and is moved as rarely as can be.
 //! Invariant: `start <= end <= bytes.len()`; the frame being received begins at `start`.
-//! Invariant: a large frame is read to its end and not beyond, so the next one begins at the front again: a stream of
-//! large frames is never moved in memory. Of small ones, what is cut off at the end of the buffer is moved once.
+//! Invariant: a large frame is read to its end and not beyond, and behind it no more than such a frame again, so that
+//! the next one begins at the front: a stream of equally large frames is never moved in memory, and comes by one read
+//! each. Of small ones, what is cut off at the end of the buffer is moved once.
 //! Not here: who may have how much memory (`budget.rs`), what a frame is (`corelog_schemas::frame`).
 
 use super::options::{READ_AHEAD_BYTES_MAX, READ_AHEAD_BYTES_MIN};
@@ -19,12 +20,14 @@ pub(crate) struct ReceiveBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// Length of the frame before: the next one is probably like it.
+    last_frame_bytes: usize,
     moved_bytes: u64,
 }
 
 impl ReceiveBuffer {
     pub(crate) fn new() -> Self {
-        Self { bytes: vec![0; READ_AHEAD_BYTES_MIN], start: 0, end: 0, moved_bytes: 0 }
+        Self { bytes: vec![0; READ_AHEAD_BYTES_MIN], start: 0, end: 0, last_frame_bytes: 0, moved_bytes: 0 }
     }
 
     /// Memory that it holds.
@@ -37,10 +40,12 @@ impl ReceiveBuffer {
         &self.bytes[self.start..self.end]
     }
 
-    /// Forgets the first `count` unread bytes.
-    pub(crate) fn consume(&mut self, count: usize) {
-        assert!(count <= self.end - self.start, "{count} of {} unread bytes", self.end - self.start);
-        self.start += count;
+    /// Forgets the frame of `frame_bytes` at the front.
+    pub(crate) fn consume(&mut self, frame_bytes: usize) {
+        let unread = self.end - self.start;
+        assert!(frame_bytes <= unread, "{frame_bytes} of {unread} unread bytes");
+        self.start += frame_bytes;
+        self.last_frame_bytes = frame_bytes;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -64,6 +69,9 @@ impl ReceiveBuffer {
         }
         let until = match frame_bytes {
             Some(frame_bytes) if frame_bytes > READ_EXACT_BYTES => self.start + frame_bytes,
+            None if self.last_frame_bytes > READ_EXACT_BYTES => {
+                self.bytes.len().min(self.end + self.last_frame_bytes)
+            }
             _ => self.bytes.len().min(self.end + READ_AHEAD_BYTES_MAX),
         };
         &mut self.bytes[self.end..until]
@@ -112,18 +120,30 @@ mod tests {
 
     #[test]
     fn a_stream_of_large_frames_is_never_moved() {
-        let mut buffer = ReceiveBuffer::new();
-        let frame_bytes = 1_000_100;
-        for _ in 0..10 {
-            put(&mut buffer, None, usize::MAX);
-            while buffer.unread().len() < frame_bytes {
-                put(&mut buffer, Some(frame_bytes), 300_000);
+        for frame_bytes in [1_000_100, 100_050, 50_000] {
+            let mut buffer = ReceiveBuffer::new();
+            let (mut reads, mut frames) = (0, 0);
+            while frames < 100 {
+                let known = (buffer.unread().len() >= 16).then_some(frame_bytes);
+                put(&mut buffer, known, usize::MAX);
+                reads += 1;
+                while buffer.unread().len() >= frame_bytes {
+                    buffer.consume(frame_bytes);
+                    frames += 1;
+                }
             }
-            assert_eq!(buffer.unread().len(), frame_bytes, "nothing of the next frame is read");
-            buffer.consume(frame_bytes);
+            assert_eq!(buffer.take_moved_bytes(), 0, "frames of {frame_bytes} bytes");
+            assert!(reads < 105, "{reads} reads for 100 frames of {frame_bytes} bytes");
+            assert!(buffer.capacity() <= frame_bytes.max(READ_AHEAD_BYTES_MAX));
         }
-        assert_eq!(buffer.take_moved_bytes(), 0);
-        assert_eq!(buffer.capacity(), frame_bytes);
+    }
+
+    #[test]
+    fn memory_of_a_large_frame_can_be_given_back() {
+        let mut buffer = ReceiveBuffer::new();
+        put(&mut buffer, Some(1_000_000), usize::MAX);
+        buffer.consume(1_000_000);
+        assert_eq!(buffer.capacity(), 1_000_000);
         buffer.trim(0);
         assert_eq!(buffer.capacity(), READ_AHEAD_BYTES_MIN);
     }
