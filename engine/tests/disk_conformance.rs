@@ -12,6 +12,7 @@ use corelog_engine::buffer::{BufferPool, DmaBuffer, DmaSlice};
 use corelog_engine::disk::uring::{UringDisk, UringOptions};
 use corelog_engine::disk::{BLOCK_BYTES, Disk, DiskFile, IoClass, OpenMode};
 use corelog_sim::{Executor, SimDisk, SimDiskOptions};
+use proptest::prelude::*;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -457,4 +458,126 @@ fn dropping_the_disk_waits_for_what_is_in_flight() {
     let bytes = std::fs::read(&path).unwrap();
     assert_eq!(bytes.len(), 64 * BLOCK_BYTES);
     assert!(bytes.iter().all(|&byte| byte == 3));
+}
+
+/// One operation of a random story on a few names.
+#[derive(Clone, Debug)]
+enum Step {
+    Open { name: u8, mode: OpenMode },
+    Close { name: u8 },
+    Write { name: u8, block: u8, counts: Vec<u8>, byte: u8 },
+    Read { name: u8, block: u8, count: u8 },
+    Zero { name: u8, block: u8, count: u8 },
+    SetLength { name: u8, length: u32 },
+    Sync { name: u8 },
+    Rename { from: u8, to: u8 },
+    Remove { name: u8 },
+    Replace { name: u8, bytes: u16, byte: u8 },
+    ReadWhole { name: u8 },
+    SyncDir,
+    List,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let name = || 0..4u8;
+    prop_oneof![
+        3 => (name(), any::<bool>()).prop_map(|(name, new)| {
+            Step::Open { name, mode: if new { OpenMode::CreateNew } else { OpenMode::Existing } }
+        }),
+        1 => name().prop_map(|name| Step::Close { name }),
+        4 => (name(), 0..20u8, prop::collection::vec(1..4u8, 0..4), 1..255u8)
+            .prop_map(|(name, block, counts, byte)| Step::Write { name, block, counts, byte }),
+        3 => (name(), 0..24u8, 1..8u8).prop_map(|(name, block, count)| Step::Read { name, block, count }),
+        1 => (name(), 0..20u8, 0..8u8).prop_map(|(name, block, count)| Step::Zero { name, block, count }),
+        1 => (name(), 0..100_000u32).prop_map(|(name, length)| Step::SetLength { name, length }),
+        1 => name().prop_map(|name| Step::Sync { name }),
+        1 => (name(), name()).prop_map(|(from, to)| Step::Rename { from, to }),
+        1 => name().prop_map(|name| Step::Remove { name }),
+        1 => (name(), 0..20_000u16, any::<u8>())
+            .prop_map(|(name, bytes, byte)| Step::Replace { name, bytes, byte }),
+        1 => name().prop_map(|name| Step::ReadWhole { name }),
+        1 => Just(Step::SyncDir),
+        1 => Just(Step::List),
+    ]
+}
+
+/// Does the step; says what came of it, as far as it must be the same on all disks.
+async fn take_step<D: Disk>(disk: &D, dir: &Path, files: &mut [Option<D::File>], step: &Step) -> String {
+    let path = |name: &u8| dir.join(format!("f{name}"));
+    let pool = pool();
+    let outcome = |result: std::io::Result<()>| format!("{:?}", result.map_err(|error| error.kind()));
+    match step {
+        Step::Open { name, mode } => {
+            let opened = disk.open(&path(name), *mode).await;
+            let said = outcome(opened.as_ref().map(|_| ()).map_err(|error| error.kind().into()));
+            files[*name as usize] = opened.ok().or(files[*name as usize].take());
+            said
+        }
+        Step::Close { name } => {
+            files[*name as usize] = None;
+            String::new()
+        }
+        Step::Rename { from, to } => outcome(disk.rename(&path(from), &path(to)).await),
+        Step::Remove { name } => outcome(disk.remove_file(&path(name)).await),
+        Step::Replace { name, bytes, byte } => {
+            outcome(disk.replace_file(&path(name), vec![*byte; *bytes as usize]).await)
+        }
+        Step::ReadWhole { name } => {
+            let read = disk.read_file(&path(name), 30_000).await.map_err(|error| error.kind());
+            format!("{:?}", read.map(|bytes| (bytes.len(), crc32c::crc32c(&bytes))))
+        }
+        Step::SyncDir => outcome(disk.sync_dir(dir).await),
+        Step::List => format!("{:?}", disk.list(dir).await),
+        Step::Write { name, .. }
+        | Step::Read { name, .. }
+        | Step::Zero { name, .. }
+        | Step::SetLength { name, .. }
+        | Step::Sync { name } => {
+            let Some(file) = &files[*name as usize] else { return String::new() };
+            let done = match step {
+                Step::Write { block, counts, byte, .. } => {
+                    let slices = counts.iter().map(|&count| blocks(&pool, *byte, count as usize)).collect();
+                    file.write_at(slices, u64::from(*block) * BLOCK, IoClass::Commit).await
+                }
+                Step::Zero { block, count, .. } => {
+                    let start = u64::from(*block) * BLOCK;
+                    file.zero(start, start + u64::from(*count) * BLOCK, IoClass::Background).await
+                }
+                Step::SetLength { length, .. } => file.set_length(u64::from(*length)).await,
+                Step::Sync { .. } => file.sync().await,
+                Step::Read { block, count, .. } => {
+                    let bytes =
+                        contents(file, u64::from(*block) * BLOCK, *count as usize * BLOCK_BYTES).await;
+                    return format!("{} {:x}", bytes.len(), crc32c::crc32c(&bytes));
+                }
+                _ => unreachable!("the outer match has taken the rest"),
+            };
+            format!("{} {}", outcome(done), file.length().await.expect("the length of an open file"))
+        }
+    }
+}
+
+fn story(runner: &impl Runner, steps: &[Step]) -> Vec<String> {
+    let (disk, dir) = (runner.disk(), runner.dir());
+    runner.run(async {
+        let mut files = [const { None }; 4];
+        let mut said = Vec::new();
+        for step in steps {
+            said.push(take_step(&disk, &dir, &mut files, step).await);
+        }
+        said
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_simulated_disk_says_what_the_real_one_says(steps in prop::collection::vec(step(), 1..60)) {
+        let real = story(&Real::new(), &steps);
+        let simulated = story(&Simulated::new(1), &steps);
+        for (i, (real, simulated)) in real.iter().zip(&simulated).enumerate() {
+            prop_assert_eq!(real, simulated, "step {} of {:?}", i, steps);
+        }
+    }
 }

@@ -162,6 +162,9 @@ impl State {
             }
             Effect::Zero { node, start, end } => {
                 self.charge(*node, *start, *end)?;
+                if start == end {
+                    return Ok(Answer::Nothing);
+                }
                 self.edit(*node, Edit::Zero { start: *start, end: *end });
                 Ok(Answer::Nothing)
             }
