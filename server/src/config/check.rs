@@ -4,14 +4,21 @@
 
 use std::path::{Component, Path};
 
+use corelog_engine::log::CleanupPolicy;
+
 use super::keys;
 use super::source::{Origin, Problem};
 use super::value::{HostPort, Value};
 use super::{Config, HttpConfig, ListenConfig};
-use crate::control::options::{Cleanup, Flush};
+use crate::control::options::Flush;
 
 /// Head and framing around the batches of a produce request; generous.
-const FRAME_OVERHEAD_BYTES: u64 = 4 << 10;
+pub const FRAME_OVERHEAD_BYTES: u64 = 4 << 10;
+
+/// Whether a produce of one such batch fits a frame.
+pub fn batch_fits_frame(batch_bytes_max: u64, frame_bytes_max: u32) -> bool {
+    batch_bytes_max + FRAME_OVERHEAD_BYTES <= u64::from(frame_bytes_max)
+}
 
 /// All contradictions of a configuration, each at the place of the key to change.
 pub fn contradictions(config: &Config) -> Vec<Problem> {
@@ -119,7 +126,7 @@ impl Found<'_> {
     fn sizes(&mut self) {
         let (limits, options) = (&self.config.limits, &self.config.topic.options);
         let (frame, in_flight) = (u64::from(limits.frame_bytes_max), limits.in_flight_bytes_max);
-        if options.batch_bytes_max + FRAME_OVERHEAD_BYTES > frame {
+        if !batch_fits_frame(options.batch_bytes_max, limits.frame_bytes_max) {
             let text = format!(
                 "topic.batch_bytes_max: a batch of {} does not fit a frame of {}; raise limits.frame_bytes_max to \
                  at least {} more than it",
@@ -179,7 +186,7 @@ impl Found<'_> {
             }
         }
         for key in ["topic.retention_bytes", "topic.retention_ms"] {
-            if topic.options.cleanup_policy == Cleanup::Keep && self.is_changed(key) {
+            if topic.options.cleanup_policy == CleanupPolicy::Keep && self.is_changed(key) {
                 let text = format!(
                     "{key}: has no effect with topic.cleanup_policy = \"keep\"; set topic.cleanup_policy = \"delete\" \
                      or remove it"

@@ -4,14 +4,23 @@
 //! store: they get immutable snapshots and answer with the version that they have applied.
 //! Not here: how a shard opens, serves and closes partitions (`crate::shard`).
 
+pub mod admin;
+pub mod cleanup;
 pub mod data_dir;
+pub mod describe;
 pub mod messages;
 pub mod names;
 pub mod options;
 pub mod placement;
 pub mod snapshot;
+pub mod start;
+pub mod state;
 pub mod stats;
 pub mod store;
+pub mod thread;
+pub mod view;
+pub mod waiting;
+mod wire;
 
 pub use messages::{AdminRequest, PartitionFailure, ShardCommand, ShardLink, ShardReport, link_shards};
 pub use options::TopicOptions;
@@ -19,4 +28,7 @@ pub use snapshot::{
     DataDirIndex, DataDirMetadata, DataDirState, NodeId, PartitionMetadata, ShardAddress, ShardId, Snapshot,
     SnapshotVersion, TopicMetadata,
 };
+pub use start::{Opened, StartError, open};
 pub use stats::{LatencyBuckets, PartitionStats, ShardStats};
+pub use thread::{Control, Stopped};
+pub use view::{Observer, View};

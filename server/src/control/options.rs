@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use corelog_engine::LogOptions;
 use corelog_engine::batch::TimestampType;
+use corelog_engine::log::{CleanupPolicy, FlushPolicy};
 
 use crate::config::value::{Kind, Or, Raw, Value};
 
@@ -17,15 +19,6 @@ pub enum Flush {
     Commit,
     /// In the background, when `flush_interval_bytes` or `flush_interval_ms` is reached.
     Interval,
-}
-
-/// What happens to old records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cleanup {
-    /// Whole segments are deleted by retention.
-    Delete,
-    /// Kept until they are deleted by request.
-    Keep,
 }
 
 /// Options of one topic. Field names are the names of the options.
@@ -50,7 +43,7 @@ pub struct TopicOptions {
     /// Whose clock the record timestamps show.
     pub timestamp_type: TimestampType,
     /// What happens to old records.
-    pub cleanup_policy: Cleanup,
+    pub cleanup_policy: CleanupPolicy,
 }
 
 /// One row of the table.
@@ -173,8 +166,12 @@ pub const TOPIC_OPTIONS: &[TopicOptionKey] = &[
         default: "delete",
         what: "\"delete\": retention deletes old segments. \"keep\": nothing is deleted unless asked for.",
         change_when: "Use \"keep\" for a log that is the only copy of something.",
-        get: |o| Value::Text(if o.cleanup_policy == Cleanup::Delete { "delete" } else { "keep" }.to_owned()),
-        set: |o, v| o.cleanup_policy = if word(v) == "delete" { Cleanup::Delete } else { Cleanup::Keep },
+        get: |o| {
+            Value::Text(if o.cleanup_policy == CleanupPolicy::Delete { "delete" } else { "keep" }.to_owned())
+        },
+        set: |o, v| {
+            o.cleanup_policy = if word(v) == "delete" { CleanupPolicy::Delete } else { CleanupPolicy::Keep }
+        },
     },
 ];
 
@@ -209,7 +206,7 @@ impl Default for TopicOptions {
             flush_interval_ms: 0,
             batch_bytes_max: 0,
             timestamp_type: TimestampType::CreateTime,
-            cleanup_policy: Cleanup::Delete,
+            cleanup_policy: CleanupPolicy::Delete,
         };
         for key in TOPIC_OPTIONS {
             let default = key.kind.parse(&Raw::Text(key.default.to_owned()));
@@ -289,6 +286,26 @@ impl TopicOptions {
         })
     }
 
+    /// What the options mean to each log of the topic.
+    pub fn log_options(&self) -> LogOptions {
+        LogOptions {
+            segment_bytes_max: self.segment_bytes_max,
+            segment_age_max_ms: self.segment_age_max_ms,
+            retention_bytes: self.retention_bytes,
+            retention_ms: self.retention_ms,
+            flush: match self.flush {
+                Flush::Commit => FlushPolicy::Commit,
+                Flush::Interval => FlushPolicy::Interval {
+                    bytes_max: self.flush_interval_bytes,
+                    ms_max: self.flush_interval_ms,
+                },
+            },
+            batch_bytes_max: usize::try_from(self.batch_bytes_max).expect("its range fits any usize"),
+            timestamp_type: self.timestamp_type,
+            cleanup_policy: self.cleanup_policy,
+        }
+    }
+
     /// Every option with its value, in the order of the table.
     pub fn values(&self) -> impl Iterator<Item = (&'static str, Value)> + '_ {
         TOPIC_OPTIONS.iter().map(|key| (key.name, (key.get)(self)))
@@ -311,6 +328,11 @@ mod tests {
             let expected = key.kind.parse(&Raw::Text(key.default.to_owned()));
             assert_eq!(key.kind.parse(&Raw::Text(printed)), expected, "{}", key.name);
         }
+    }
+
+    #[test]
+    fn our_defaults_are_the_engines() {
+        assert_eq!(TopicOptions::default().log_options(), LogOptions::default());
     }
 
     #[test]

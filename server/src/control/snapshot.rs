@@ -9,19 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use corelog_engine::{LeaderEpoch, LogId, PartitionId, TimestampMs, TopicId, TopicPartition};
+pub use corelog_replication::NodeId;
 use rustc_hash::FxHashMap;
 
 use super::options::TopicOptions;
-
-/// Number of a node in its cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(pub u32);
-
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// Number of a shard in its node, from 0. Nothing on disk that outlives a start depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

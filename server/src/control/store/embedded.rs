@@ -86,12 +86,12 @@ fn classify(path: &str, error: redb::Error) -> StoreError {
 }
 
 impl EmbeddedStore {
-    /// Opens the store of a node, or makes it.
-    pub fn open(path: &Path, node: NodeId) -> Result<Self, StoreError> {
+    /// Opens the store of a node; makes it, for this node and cluster, if there is none.
+    pub fn open(path: &Path, node: NodeId, cluster_id: &str) -> Result<Self, StoreError> {
         let shown = path.display().to_string();
         let database = Database::create(path).map_err(|error| classify(&shown, error.into()))?;
         let store = Self { database, path: shown };
-        store.initialize(node)?;
+        store.initialize(node, cluster_id)?;
         Ok(store)
     }
 
@@ -112,7 +112,7 @@ impl EmbeddedStore {
     }
 
     /// Makes the tables of a new store; checks the format of an old one.
-    fn initialize(&self, node: NodeId) -> Result<(), StoreError> {
+    fn initialize(&self, node: NodeId, cluster_id: &str) -> Result<(), StoreError> {
         let transaction = self.begin_write()?;
         {
             let mut about = transaction.open_table(NODE).map_err(self.failed::<TableError>())?;
@@ -124,11 +124,10 @@ impl EmbeddedStore {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(self.damaged(format!("its format number: {error}"))),
                 None => {
-                    let cluster_id = format!("{:032x}", uuid::Uuid::new_v4().as_u128());
                     let (format, node) = (FORMAT.to_string(), node.to_string());
                     let rows = [
                         ("format", format.as_str()),
-                        ("cluster_id", &cluster_id),
+                        ("cluster_id", cluster_id),
                         ("node_id", &node),
                         ("starts", "0"),
                     ];
@@ -381,7 +380,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> EmbeddedStore {
-        EmbeddedStore::open(&dir.join("meta.redb"), NodeId(1)).expect("the store opens")
+        EmbeddedStore::open(&dir.join("meta.redb"), NodeId(1), "c1").expect("the store opens")
     }
 
     fn put(topic: &StoredTopic, expected: Option<u64>) -> Change {
@@ -463,10 +462,10 @@ mod tests {
         store.commit(transaction).expect("committed");
         drop(store);
         let path = dir.path().join("meta.redb");
-        let error = EmbeddedStore::open(&path, NodeId(1)).expect_err("it is newer");
+        let error = EmbeddedStore::open(&path, NodeId(1), "c1").expect_err("it is newer");
         assert!(matches!(error, StoreError::NewerFormat { found: 2, .. }), "{error}");
         std::fs::write(&path, vec![b'x'; 4096]).expect("written");
-        let error = EmbeddedStore::open(&path, NodeId(1)).expect_err("it is damaged");
+        let error = EmbeddedStore::open(&path, NodeId(1), "c1").expect_err("it is damaged");
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
     }
 }

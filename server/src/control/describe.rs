@@ -1,0 +1,188 @@
+//! Answers about topics and the node: a snapshot joined with what the shards report. Pure, but for the asking.
+//!
+//! Owns: the shape of these answers. Not here: which options exist (`options.rs`).
+
+use std::collections::BTreeMap;
+
+use corelog_engine::{TopicId, TopicPartition};
+use corelog_schemas::messages::{
+    DataDirDescription, DescribeNodeResponse, DescribeTopicsRequest, DescribeTopicsResponse,
+    ListTopicsRequest, ListTopicsResponse, PartitionDescription, ShardDescription, TopicDescription,
+    TopicListing, TopicOption, TopicRef,
+};
+use corelog_schemas::{ErrorCode, Failure};
+use rustc_hash::FxHashMap;
+
+use super::admin::UnknownTopic;
+use super::snapshot::{DataDirState, PartitionMetadata, Snapshot, TopicMetadata};
+use super::stats::{PartitionStats, ShardStats};
+use super::view::View;
+
+/// Name and version of this server.
+pub const SOFTWARE: &str = concat!("corelog ", env!("CARGO_PKG_VERSION"));
+
+/// Replicas of every partition: a node alone has one.
+const REPLICATION_FACTOR: u16 = 1;
+
+/// Names topics, sorted.
+pub fn list_topics(snapshot: &Snapshot, request: &ListTopicsRequest) -> ListTopicsResponse {
+    let matching = snapshot.topics().iter().filter(|topic| topic.name.starts_with(&request.name_prefix));
+    let topics = matching.map(|topic| TopicListing {
+        topic_id: topic.id.0,
+        name: topic.name.to_string(),
+        partitions: count(topic.partitions.len()),
+        replication_factor: REPLICATION_FACTOR,
+    });
+    ListTopicsResponse { topics: topics.collect() }
+}
+
+/// Describes topics. `set`: the options that somebody has set, by topic. `failures`: partitions that their shards
+/// cannot serve.
+pub fn describe_topics(
+    snapshot: &Snapshot,
+    request: &DescribeTopicsRequest,
+    set: &FxHashMap<TopicId, BTreeMap<String, String>>,
+    failures: &FxHashMap<TopicPartition, Failure>,
+    stats: &[Option<ShardStats>],
+) -> DescribeTopicsResponse {
+    let reported: FxHashMap<TopicPartition, &PartitionStats> =
+        stats.iter().flatten().flat_map(|shard| &shard.partitions).map(|p| (p.partition, p)).collect();
+    let describe = |wanted: &TopicRef| {
+        let topic = match wanted {
+            TopicRef::Id(id) => snapshot.topic_by_id(TopicId(*id)),
+            TopicRef::Name(name) => snapshot.topic_by_name(name),
+        };
+        let Some(topic) = topic else { return unknown(wanted) };
+        let partitions = topic.partitions.iter().map(|partition| {
+            let of = TopicPartition { topic: topic.id, partition: partition.id };
+            describe_partition(snapshot, partition, failures.get(&of), reported.get(&of).copied())
+        });
+        TopicDescription {
+            failure: None,
+            topic_id: Some(topic.id.0),
+            name: topic.name.to_string(),
+            replication_factor: REPLICATION_FACTOR,
+            created_ms: topic.created.0,
+            options: describe_options(topic, set.get(&topic.id)),
+            partitions: partitions.collect(),
+        }
+    };
+    DescribeTopicsResponse { topics: request.topics.iter().map(describe).collect() }
+}
+
+fn unknown(wanted: &TopicRef) -> TopicDescription {
+    let (topic_id, name) = match wanted {
+        TopicRef::Id(id) => (Some(*id), String::new()),
+        TopicRef::Name(name) => (None, name.to_string()),
+    };
+    TopicDescription {
+        failure: Some(UnknownTopic { topic: wanted.clone() }.into()),
+        topic_id,
+        name,
+        replication_factor: 0,
+        created_ms: 0,
+        options: Vec::new(),
+        partitions: Vec::new(),
+    }
+}
+
+fn describe_options(topic: &TopicMetadata, set: Option<&BTreeMap<String, String>>) -> Vec<TopicOption> {
+    let is_set = |name: &str| set.is_some_and(|set| set.contains_key(name));
+    topic
+        .options
+        .values()
+        .map(|(name, value)| TopicOption {
+            key: name.to_owned(),
+            value: Some(value.to_string()),
+            is_default: !is_set(name),
+        })
+        .collect()
+}
+
+fn describe_partition(
+    snapshot: &Snapshot,
+    partition: &PartitionMetadata,
+    failure: Option<&Failure>,
+    stats: Option<&PartitionStats>,
+) -> PartitionDescription {
+    let data_dir = snapshot.data_dir(partition.data_dir);
+    let failure = match (&data_dir.state, failure, stats) {
+        (DataDirState::Offline { reason }, _, _) => {
+            Some(Failure::new(ErrorCode::PartitionOffline, reason.as_str()))
+        }
+        (_, Some(failure), _) => Some(failure.clone()),
+        (_, None, Some(stats)) => {
+            stats.failure.as_ref().map(|reason| Failure::new(ErrorCode::StorageFailed, reason.as_str()))
+        }
+        (_, None, None) => Some(Failure::new(
+            ErrorCode::PartitionOffline,
+            "its shard has not reported it yet; ask again in a moment",
+        )),
+    };
+    PartitionDescription {
+        failure,
+        partition: partition.id.0,
+        leader_node: snapshot.node.0,
+        leader_shard: partition.shard.0,
+        leader_epoch: partition.leader_epoch.0,
+        log_start_offset: stats.map(|s| s.log_start.0),
+        high_watermark: stats.map(|s| s.high_watermark.0),
+        log_end_offset: stats.map(|s| s.log_end.0),
+        durable_end_offset: stats.map(|s| s.durable_end.0),
+        log_bytes: stats.map_or(0, |s| s.log_bytes),
+        segments: stats.map_or(0, |s| s.segments),
+        data_dir: data_dir.path.display().to_string(),
+    }
+}
+
+/// Describes this node.
+pub fn describe_node(view: &View, stats: &[Option<ShardStats>]) -> DescribeNodeResponse {
+    let snapshot = &view.snapshot;
+    let shards = snapshot.shards.iter().zip(stats).map(|(address, stats)| ShardDescription {
+        shard: address.shard.0,
+        core: address.core,
+        host: address.host.clone(),
+        port: address.port,
+        partitions: count(snapshot.partitions_of(address.shard).count()),
+        connections: stats.as_ref().map_or(0, |s| s.connections),
+        buffer_bytes: stats.as_ref().map_or(0, |s| s.buffer_bytes),
+        buffer_bytes_max: stats.as_ref().map_or(0, |s| s.buffer_bytes_max),
+        produce_bytes: stats.as_ref().map_or(0, |s| s.produce_bytes),
+        fetch_bytes: stats.as_ref().map_or(0, |s| s.fetch_bytes),
+        requests: stats.as_ref().map_or(0, |s| s.requests),
+    });
+    let mut partitions = vec![0_usize; snapshot.data_dirs.len()];
+    for partition in snapshot.topics().iter().flat_map(|topic| &topic.partitions) {
+        partitions[partition.data_dir.index()] += 1;
+    }
+    let data_dirs = snapshot.data_dirs.iter().zip(&view.data_dirs).zip(partitions);
+    let data_dirs = data_dirs.map(|((dir, sizes), partitions)| DataDirDescription {
+        path: dir.path.display().to_string(),
+        state: match &dir.state {
+            DataDirState::Online => Ok(()),
+            DataDirState::Full { free_bytes } => Err(Failure::new(
+                ErrorCode::DiskFull,
+                format!("{free_bytes} bytes are free, less than data.free_bytes_min: produce is refused"),
+            )),
+            DataDirState::Offline { reason } => {
+                Err(Failure::new(ErrorCode::PartitionOffline, reason.as_str()))
+            }
+        },
+        total_bytes: sizes.total_bytes,
+        free_bytes: sizes.free_bytes,
+        partitions: count(partitions),
+    });
+    DescribeNodeResponse {
+        node: snapshot.node.0,
+        cluster_id: snapshot.cluster_id.to_string(),
+        software: SOFTWARE.to_owned(),
+        started_ms: snapshot.started.0,
+        metadata_version: snapshot.version.0,
+        shards: shards.collect(),
+        data_dirs: data_dirs.collect(),
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).expect("limits keep counts far below 2^32")
+}

@@ -1,0 +1,92 @@
+//! The one place that turns refusals of the control thread into codes of the wire.
+//!
+//! Owns: which code each error has. The words are the error's own.
+
+use corelog_schemas::{ErrorCode, Failure};
+
+use super::admin::{
+    AlterTopicError, CreatePartitionsError, CreateTopicError, PartitionCountError, UnknownTopic,
+};
+use super::options::TopicOptionError;
+use super::store::StoreError;
+use corelog_schemas::messages::TopicRef;
+
+fn with_code(code: ErrorCode, error: &impl std::fmt::Display) -> Failure {
+    Failure::new(code, error.to_string())
+}
+
+impl From<CreateTopicError> for Failure {
+    fn from(error: CreateTopicError) -> Self {
+        let code = match &error {
+            CreateTopicError::Name(_) => ErrorCode::InvalidTopicName,
+            CreateTopicError::Exists { .. } => ErrorCode::TopicAlreadyExists,
+            CreateTopicError::Partitions(inner) => return inner.clone().into(),
+            CreateTopicError::ReplicationFactor { .. } => ErrorCode::InvalidReplicationFactor,
+            CreateTopicError::Option(inner) => return inner.clone().into(),
+            CreateTopicError::NoDataDir => ErrorCode::DiskFull,
+        };
+        with_code(code, &error)
+    }
+}
+
+impl From<PartitionCountError> for Failure {
+    fn from(error: PartitionCountError) -> Self {
+        let code = match &error {
+            PartitionCountError::Topic { .. }
+            | PartitionCountError::Node { .. }
+            | PartitionCountError::NotMore { .. } => ErrorCode::InvalidPartitionCount,
+        };
+        with_code(code, &error)
+    }
+}
+
+impl From<TopicOptionError> for Failure {
+    fn from(error: TopicOptionError) -> Self {
+        let code = match &error {
+            TopicOptionError::Unknown { .. }
+            | TopicOptionError::Value { .. }
+            | TopicOptionError::Contradiction(_) => ErrorCode::InvalidTopicOption,
+        };
+        with_code(code, &error)
+    }
+}
+
+impl From<UnknownTopic> for Failure {
+    fn from(error: UnknownTopic) -> Self {
+        let code = match &error.topic {
+            TopicRef::Id(_) => ErrorCode::UnknownTopicId,
+            TopicRef::Name(_) => ErrorCode::UnknownTopicOrPartition,
+        };
+        with_code(code, &error)
+    }
+}
+
+impl From<AlterTopicError> for Failure {
+    fn from(error: AlterTopicError) -> Self {
+        match error {
+            AlterTopicError::Unknown(inner) => inner.into(),
+            AlterTopicError::Option(inner) => inner.into(),
+        }
+    }
+}
+
+impl From<CreatePartitionsError> for Failure {
+    fn from(error: CreatePartitionsError) -> Self {
+        match &error {
+            CreatePartitionsError::Unknown(inner) => inner.clone().into(),
+            CreatePartitionsError::Partitions(inner) => inner.clone().into(),
+            CreatePartitionsError::NoDataDir => with_code(ErrorCode::DiskFull, &error),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::NewerFormat { .. }
+            | StoreError::Conflict { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Failed { .. } => with_code(ErrorCode::MetadataUnavailable, &error),
+        }
+    }
+}
