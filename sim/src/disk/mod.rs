@@ -4,7 +4,7 @@
 //! Invariant: an operation has its effect at its completion, whoever still waits for it.
 //! Not here: effects on names and bytes (`state.rs`), what a crash keeps (`crash.rs`).
 //!
-//! A crash test: run the engine until `stopped()`, take `after_crash(..)` as often as wanted (each time the
+//! A crash test: run the engine until `is_stopped()`, take `after_crash(..)` as often as wanted (each time the
 //! seed decides anew), and recover from each.
 
 use std::cell::{Cell, RefCell};

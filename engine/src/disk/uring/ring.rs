@@ -46,6 +46,8 @@ struct State {
     depth_max: [usize; 3],
     classes: [ClassStats; 3],
     enters: u64,
+    /// Completions being looked at; kept for its memory.
+    results: Vec<(usize, i32)>,
     /// How many `batched` closures are running: entries are pushed but not submitted.
     holding: u32,
 }
@@ -109,6 +111,7 @@ impl Ring {
             depth_max,
             classes: Default::default(),
             enters: 0,
+            results: Vec::with_capacity(completions as usize),
             holding: 0,
         };
         Ok(Self {
@@ -325,11 +328,14 @@ impl State {
 
     fn take_completions(&mut self) -> Reaped {
         let mut reaped = Reaped::default();
-        loop {
-            let Some(entry) = self.uring.completion().next() else { return reaped };
+        let mut results = std::mem::take(&mut self.results);
+        results.extend(self.uring.completion().map(|entry| (entry.user_data() as usize, entry.result())));
+        for (key, result) in results.drain(..) {
             reaped.count += 1;
-            self.complete(entry.user_data() as usize, entry.result(), &mut reaped);
+            self.complete(key, result, &mut reaped);
         }
+        self.results = results;
+        reaped
     }
 
     fn complete(&mut self, key: usize, result: i32, reaped: &mut Reaped) {
