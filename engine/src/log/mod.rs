@@ -133,6 +133,7 @@ struct State<D: Disk> {
     last_admit: TimestampMs,
     appended_since_checkpoint: u64,
     checkpointing: bool,
+    checkpoint_queued: bool,
     failure: Option<LogFailure>,
     /// Grows with each truncation: a reader that waited meanwhile starts over.
     generation: u64,
@@ -478,7 +479,7 @@ impl<D: Disk> Log<D> {
                 let state = self.state();
                 let preparing = state.writers.iter().any(|w| w.preparing);
                 let next = matches!(state.next_segment, NextSegment::BeingPrepared);
-                if !preparing && !next && !state.checkpointing && state.trimming == 0 {
+                if !preparing && !next && !state.checkpoint_queued && state.trimming == 0 {
                     return;
                 }
                 self.0.progress.notified()

@@ -220,10 +220,11 @@ impl<D: Disk> Log<D> {
     /// above the present one: `recovery` does not take them for the next batch. Never the file of another log.
     async fn recycle_expired(&self, path: &Path) -> io::Result<Option<(D::File, u64)>> {
         let now = self.state().last_admit;
-        let Some(segment) = self.take_expired(now, 1).await?.pop() else { return Ok(None) };
+        let Some(segment) = self.take_expired(now, 1).await.pop() else { return Ok(None) };
+        let stored = self.store_checkpoint_now().await;
         let bytes = segment.bytes.get();
-        if bytes < self.options().segment_bytes_max / 2 {
-            segment.remove_files(self.engine()).await?;
+        if stored.is_err() || bytes < self.options().segment_bytes_max / 2 {
+            self.remove_expired(vec![segment], stored.is_err()).await?;
             return Ok(None);
         }
         let file = segment.file(self.engine()).await?;

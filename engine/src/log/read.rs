@@ -8,15 +8,17 @@
 //! sees the mark, and starts over: it gets the new state of the log or an offset out of range, never a mixture.
 
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 
 use super::segment::Chunk;
 use super::{Log, ReadError, ReadLimits, Segment};
 use crate::batch::{BatchHeader, CrcCheck, HEADER_BYTES};
 use crate::buffer::DmaSlice;
+use crate::checkpoint::EpochTable;
 use crate::disk::{BLOCK_BYTES, Disk, DiskFile, IoClass};
 use crate::engine::Engine;
-use crate::types::Offset;
+use crate::types::{LeaderEpoch, Offset};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -64,7 +66,10 @@ impl<D: Disk> Log<D> {
             if segment.gone.get() || self.state().generation != generation {
                 continue;
             }
-            return result;
+            let (batches, terms) = result?;
+            let state = self.state();
+            terms.iter().try_for_each(|term| term.check(&state.epochs, &segment.path))?;
+            return Ok(batches);
         }
     }
 }
@@ -77,20 +82,15 @@ async fn read_segment<D: Disk>(
     from: Offset,
     visible_end: Offset,
     limits: ReadLimits,
-) -> Result<ReadBatches, ReadError> {
+) -> Result<(ReadBatches, Vec<Term>), ReadError> {
     segment.load_index(engine).await?;
-    let position = true_position(engine, segment, from).await?;
-    let mut run = Run::new(engine, segment, position);
-    let Some((first, mut at)) = run.find(from).await? else {
-        let reason = "the segment ends before this offset".to_owned();
-        return Err(run.corrupt(segment.bytes.get(), from, reason));
+    let place = true_place(engine, segment, from).await?;
+    let mut run = Run::new(engine, segment, place);
+    let Some((first, start)) = run.find(from).await? else {
+        return Err(run.corrupt(segment.bytes.get(), "the segment ends before this offset".to_owned()));
     };
-    if first.base_offset > from {
-        let reason = format!("the batch there begins at offset {}", first.base_offset);
-        return Err(run.corrupt(at, from, reason));
-    }
-    let start = at;
-    let mut next_offset = first.base_offset;
+    let mut at = start;
+    let mut terms: Vec<Term> = Vec::new();
     let mut header = Some(first);
     while let Some(batch) = header {
         let is_first = at == start;
@@ -99,53 +99,99 @@ async fn read_segment<D: Disk>(
         if batch.base_offset >= visible_end || !(is_first || fits) {
             break;
         }
-        if batch.base_offset != next_offset {
-            let reason = format!("the batch there begins at offset {}", batch.base_offset);
-            return Err(run.corrupt(at, next_offset, reason));
-        }
         if !run.reach(end, is_first).await? {
             break;
         }
-        run.check_crc(&batch, at, next_offset)?;
-        next_offset = batch.next_offset();
+        run.check_crc(&batch, at)?;
+        match terms.last_mut() {
+            Some(term) if term.epoch == batch.leader_epoch => term.last = batch.last_offset(),
+            _ => terms.push(Term::of(&batch, at)),
+        }
+        run.offset = Some(batch.next_offset());
         at = end;
         header = run.header(at, false).await?;
     }
-    Ok(ReadBatches { slices: run.cut(start, at), bytes: (at - start) as usize, next_offset })
+    let next_offset = run.offset.expect("the first batch was accepted");
+    let batches = ReadBatches { slices: run.cut(start, at), bytes: (at - start) as usize, next_offset };
+    Ok((batches, terms))
 }
 
-/// Header and position of the batch that holds `offset`, or of the first one behind it.
+/// Batches of one leadership term in a row, as their headers say. The epoch is not under the checksum, so it is
+/// compared with the log's table.
+struct Term {
+    epoch: Option<LeaderEpoch>,
+    first: Offset,
+    last: Offset,
+    position: u64,
+}
+
+impl Term {
+    fn of(header: &BatchHeader, position: u64) -> Self {
+        Self { epoch: header.leader_epoch, first: header.base_offset, last: header.last_offset(), position }
+    }
+
+    fn check(&self, epochs: &EpochTable, path: &Path) -> Result<(), ReadError> {
+        for offset in [self.first, self.last] {
+            let expected = epochs.epoch_at(offset);
+            if expected.is_some() && expected != self.epoch {
+                return Err(ReadError::Corrupt {
+                    path: path.to_owned(),
+                    position: self.position,
+                    offset: self.first,
+                    reason: format!("leader epoch {:?}, the log has {expected:?}", self.epoch),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Header and position of the batch that holds `offset`; `None` if the segment ends before it.
 pub(super) async fn locate<D: Disk>(
     engine: &Engine<D>,
     segment: &Rc<Segment<D>>,
     offset: Offset,
 ) -> Result<Option<(BatchHeader, u64)>, ReadError> {
     segment.load_index(engine).await?;
-    let position = true_position(engine, segment, offset).await?;
-    Run::new(engine, segment, position).find(offset).await
+    let place = true_place(engine, segment, offset).await?;
+    Run::new(engine, segment, place).find(offset).await
 }
 
-/// Position from which a scan finds `from`. The index entry it comes from is checked against the batch that it
+/// Where a batch begins, and with which offset, if that is known.
+struct Place {
+    position: u64,
+    offset: Option<Offset>,
+}
+
+/// The place from which a scan finds `from`. The index entry it comes from is checked against the batch that it
 /// names: a wrong entry costs a new index, never a wrong answer.
-async fn true_position<D: Disk>(
+async fn true_place<D: Disk>(
     engine: &Engine<D>,
     segment: &Rc<Segment<D>>,
     from: Offset,
-) -> Result<u64, ReadError> {
+) -> Result<Place, ReadError> {
+    let beginning = Place { position: 0, offset: Some(segment.base) };
     loop {
-        let Some(entry) = segment.index().floor(from) else { return Ok(0) };
-        let header = Run::new(engine, segment, entry.position).header(entry.position, true).await;
+        let Some(entry) = segment.index().floor(from) else { return Ok(beginning) };
+        let position = entry.position;
+        let header = Run::new(engine, segment, Place { position, offset: None }).header(position, true).await;
         match header {
-            Ok(Some(header)) if header.last_offset() == entry.offset => return Ok(entry.position),
+            Ok(Some(header)) if header.last_offset() == entry.offset => {
+                return Ok(Place { position, offset: Some(header.base_offset) });
+            }
             Err(error @ ReadError::Disk { .. }) => return Err(error),
             _ => {}
         }
         if segment.gone.get() || !segment.sealed.get() {
-            return Ok(0);
+            return Ok(beginning);
         }
         if !segment.rebuild_index(engine).await {
-            // Not the index but the batch is bad: the read says so.
-            return Ok(entry.position);
+            // Not the index but the segment is bad.
+            let reason =
+                format!("the batch of the index that ends with offset {} is not there", entry.offset);
+            return Err(
+                Run::new(engine, segment, Place { position, offset: Some(from) }).corrupt(position, reason)
+            );
         }
     }
 }
@@ -157,6 +203,8 @@ struct Run<'a, D: Disk> {
     pieces: Vec<Piece>,
     start: u64,
     end: u64,
+    /// Offset with which the next batch must begin.
+    offset: Option<Offset>,
 }
 
 struct Piece {
@@ -166,8 +214,9 @@ struct Piece {
 }
 
 impl<'a, D: Disk> Run<'a, D> {
-    fn new(engine: &'a Engine<D>, segment: &'a Rc<Segment<D>>, position: u64) -> Self {
-        Self { engine, segment, pieces: Vec::new(), start: position, end: position }
+    fn new(engine: &'a Engine<D>, segment: &'a Rc<Segment<D>>, place: Place) -> Self {
+        let Place { position, offset } = place;
+        Self { engine, segment, pieces: Vec::new(), start: position, end: position, offset }
     }
 
     /// The first batch that ends behind `from`, and its position; `None` if the segment ends before it.
@@ -178,6 +227,7 @@ impl<'a, D: Disk> Run<'a, D> {
             if header.next_offset() > from {
                 return Ok(Some((header, at)));
             }
+            self.offset = Some(header.next_offset());
             at += u64::from(header.size_bytes);
             self.forget_before(at);
         }
@@ -199,10 +249,19 @@ impl<'a, D: Disk> Run<'a, D> {
             bytes[filled..filled + part.len()].copy_from_slice(part);
             filled += part.len();
         }
-        match BatchHeader::parse(&bytes[..filled]) {
-            Ok(header) => Ok(Some(header)),
-            Err(error) => Err(self.corrupt(position, self.segment.base, error.to_string())),
+        let header =
+            BatchHeader::parse(&bytes[..filled]).map_err(|e| self.corrupt(position, e.to_string()))?;
+        // A lost or misdirected write left another batch here, or none.
+        if self.offset.is_some_and(|offset| offset != header.base_offset) {
+            let reason = format!("the batch there begins at offset {}", header.base_offset);
+            return Err(self.corrupt(position, reason));
         }
+        let end = position + u64::from(header.size_bytes);
+        if end > segment_end {
+            let reason = format!("it says that it ends at byte {end}, the segment does at {segment_end}");
+            return Err(self.corrupt(position, reason));
+        }
+        Ok(Some(header))
     }
 
     /// Extends the run to `end`; false if that takes memory that is not there and it is not a `must`.
@@ -219,9 +278,8 @@ impl<'a, D: Disk> Run<'a, D> {
                 None => {
                     let written = self.segment.written_bytes.get();
                     if end > written {
-                        let reason =
-                            format!("a batch says it ends at byte {end}, the segment does at {written}");
-                        return Err(self.corrupt(self.end, self.segment.base, reason));
+                        let reason = format!("bytes up to {end} are wanted, the segment ends at {written}");
+                        return Err(self.corrupt(self.end, reason));
                     }
                     match load(self.engine, self.segment, self.end, must).await {
                         Ok(Some(bytes)) => {
@@ -259,7 +317,7 @@ impl<'a, D: Disk> Run<'a, D> {
         })
     }
 
-    fn check_crc(&self, header: &BatchHeader, position: u64, offset: Offset) -> Result<(), ReadError> {
+    fn check_crc(&self, header: &BatchHeader, position: u64) -> Result<(), ReadError> {
         let end = position + u64::from(header.size_bytes);
         if !self.pieces.iter().any(|p| p.from_disk && !overlap(p, position, end).is_empty()) {
             return Ok(());
@@ -268,16 +326,16 @@ impl<'a, D: Disk> Run<'a, D> {
         for part in self.parts(position, end) {
             crc.feed(part);
         }
-        crc.finish().map_err(|error| {
-            for piece in self.pieces.iter().filter(|p| p.from_disk) {
-                // The next reader asks the device again: the range may have been repaired meanwhile.
-                self.segment.evict_at(piece.start);
-            }
-            self.corrupt(position, offset, error.to_string())
-        })
+        crc.finish().map_err(|error| self.corrupt(position, error.to_string()))
     }
 
-    fn corrupt(&self, position: u64, offset: Offset, reason: String) -> ReadError {
+    /// Says that the batch at `position`, which should begin with the run's offset, is damaged. What came from the
+    /// device is forgotten: the next reader asks it again, the range may have been repaired meanwhile.
+    fn corrupt(&self, position: u64, reason: String) -> ReadError {
+        for piece in self.pieces.iter().filter(|piece| piece.from_disk) {
+            self.segment.evict_at(piece.start);
+        }
+        let offset = self.offset.unwrap_or(self.segment.base);
         ReadError::Corrupt { path: self.segment.path.clone(), position, offset, reason }
     }
 

@@ -177,6 +177,7 @@ impl<D: Disk> Found<D> {
                 last_admit: TimestampMs(i64::MIN),
                 appended_since_checkpoint: 0,
                 checkpointing: false,
+                checkpoint_queued: false,
                 failure: None,
                 generation: 0,
             }),
@@ -395,10 +396,11 @@ impl<D: Disk> Recovery<'_, D> {
         let rest_bytes = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         let mut prepared_end = (length / BLOCK_BYTES as u64 * BLOCK_BYTES as u64).max(align_up(end.position));
         if rest_bytes > 0 || !behind.is_empty() || end.position > length {
-            let rest = &rest[..rest_bytes];
-            let recycled = behind.is_empty() && has_older_life(rest, scan);
             let sound_batch_behind =
-                first_sound_batch(rest, &scan.check()).is_some() || self.has_batches(behind).await?;
+                first_sound_batch(&rest, &scan.check()).is_some() || self.has_batches(behind).await?;
+            let recycled = !sound_batch_behind && behind.is_empty() && has_older_life(&rest, scan);
+            // A batch may end with zeroes.
+            let rest = &rest[..rest_bytes.next_multiple_of(BLOCK_BYTES).min(rest.len())];
             let mut cut = CutTail {
                 path: segment.path.clone(),
                 position: end.position,

@@ -124,15 +124,17 @@ impl<D: Disk> Log<D> {
     fn store_checkpoint_soon(&self) {
         {
             let mut state = self.state_mut();
-            if state.checkpointing || state.failure.is_some() {
+            if state.checkpoint_queued || state.failure.is_some() {
                 return;
             }
-            state.checkpointing = true;
+            state.checkpoint_queued = true;
         }
-        let storing = Storing(self.clone());
+        let log = self.clone();
         self.engine().queue_background(async move {
-            let log = storing.0.clone();
-            if let Err(error) = log.store_checkpoint(false).await {
+            let stored = log.store_checkpoint_now().await;
+            log.state_mut().checkpoint_queued = false;
+            log.0.progress.notify_all();
+            if let Err(error) = stored {
                 tracing::warn!(dir = %log.0.dir.display(), %error, "cannot store the recovery point");
             }
         });
@@ -162,26 +164,30 @@ impl<D: Disk> Log<D> {
         checkpoint::store(disk, &self.0.dir.join(CHECKPOINT_NAME), &checkpoint).await
     }
 
-    /// Stores the recovery point after whoever else is at it.
+    /// Stores the recovery point after whoever else is at it. Not after a clean close, which it would undo.
     pub(super) async fn store_checkpoint_now(&self) -> io::Result<()> {
+        let _storing = self.storing_turn().await;
+        if self.state().failure == Some(LogFailure::Closed) {
+            return Err(io::Error::other("the log is closed"));
+        }
+        self.store_checkpoint(false).await
+    }
+
+    /// The turn to store the checkpoint. Who has it waits for nobody but the disk.
+    async fn storing_turn(&self) -> Storing<D> {
         loop {
-            let progress = {
-                let mut state = self.state_mut();
-                if !state.checkpointing {
-                    state.checkpointing = true;
-                    break;
-                }
-                self.0.progress.notified()
-            };
+            if !std::mem::replace(&mut self.state_mut().checkpointing, true) {
+                return Storing(self.clone());
+            }
+            let progress = self.0.progress.notified();
             progress.await;
         }
-        let _storing = Storing(self.clone());
-        self.store_checkpoint(false).await
     }
 
     /// Trims the active segment and stores a checkpoint from which the next start opens without a scan. All is
     /// durable already.
     pub(super) async fn store_clean_checkpoint(&self) -> Result<(), LogFailure> {
+        let _storing = self.storing_turn().await;
         let segment = self.state().active().segment.clone();
         let trimmed = async {
             if let Some(file) = segment.open_file() {

@@ -44,35 +44,65 @@ impl<D: Disk> Log<D> {
                 state.move_start(to);
             }
         }
-        self.store_checkpoint_now().await.map_err(|error| TrimError::Disk(error.to_string()))?;
+        let stored = self.store_checkpoint_now().await;
         self.tell_progress();
-        self.apply_retention(now).await
+        match stored {
+            Ok(()) => self.apply_retention(now).await,
+            // Removing segments makes room; then it is stored.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                let trimmed = self.apply_retention(now).await?;
+                self.store_checkpoint_now().await.map_err(disk_error)?;
+                Ok(trimmed)
+            }
+            Err(error) => Err(disk_error(error)),
+        }
     }
 
     /// Removes the segments that the retention options, or the log start, no longer keep.
     ///
     /// Errors: a file could not be removed, or an index not be read; it is tried again the next time.
     pub async fn apply_retention(&self, now: TimestampMs) -> Result<Trimmed, TrimError> {
-        let removed = self.take_expired(now, usize::MAX).await.map_err(|e| TrimError::Disk(e.to_string()))?;
+        let removed = self.take_expired(now, usize::MAX).await;
         let trimmed = Trimmed {
             segments: removed.len(),
             bytes: removed.iter().map(|s| s.bytes.get()).sum(),
             start: self.ends().start,
         };
-        for segment in removed {
-            segment.remove_files(self.engine()).await.map_err(|error| TrimError::Disk(error.to_string()))?;
+        if removed.is_empty() {
+            return Ok(trimmed);
+        }
+        match self.store_checkpoint_now().await {
+            Ok(()) => self.remove_expired(removed, false).await.map_err(disk_error)?,
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.remove_expired(removed, true).await.map_err(disk_error)?;
+                self.store_checkpoint_now().await.map_err(disk_error)?;
+            }
+            Err(error) => return Err(disk_error(error)),
         }
         Ok(trimmed)
     }
 
-    /// Takes at most `most` segments that are no longer kept out of the log, oldest first; their files are still
-    /// there. The new log start is durable when it returns: power loss may bring some of the files back and not
-    /// others, or one whose blocks have been used again.
-    pub(super) async fn take_expired(
+    /// Removes the files of segments that [`Log::take_expired`] took, oldest first. The log start behind them is
+    /// durable: power loss may bring some of the files back and not others, or one whose blocks were used again.
+    /// Where it could not be stored (the disk is full), `one_by_one` makes each removal durable before the next,
+    /// so that what is left is one range all the same.
+    pub(super) async fn remove_expired(
         &self,
-        now: TimestampMs,
-        most: usize,
-    ) -> io::Result<Vec<Rc<Segment<D>>>> {
+        removed: Vec<Rc<Segment<D>>>,
+        one_by_one: bool,
+    ) -> io::Result<()> {
+        for segment in removed {
+            segment.remove_files(self.engine()).await?;
+            if one_by_one {
+                self.engine().disk().sync_dir(&self.0.dir).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes at most `most` segments that are no longer kept out of the log, oldest first; their files are still
+    /// there, and the caller makes the new log start durable before it touches them.
+    pub(super) async fn take_expired(&self, now: TimestampMs, most: usize) -> Vec<Rc<Segment<D>>> {
         let candidates = {
             let state = self.state();
             let end = state.deletable_end();
@@ -101,9 +131,8 @@ impl<D: Disk> Log<D> {
         };
         if !removed.is_empty() {
             self.tell_progress();
-            self.store_checkpoint_now().await?;
         }
-        Ok(removed)
+        removed
     }
 
     /// Cuts the tail of the log: the batch that holds `to`, and all behind it, go. Durable when it returns.
@@ -217,4 +246,8 @@ fn facts<D: Disk>(segment: &Rc<Segment<D>>) -> SealedSegment {
         bytes: segment.bytes.get(),
         max_timestamp: segment.max_timestamp.get(),
     }
+}
+
+fn disk_error(error: io::Error) -> TrimError {
+    TrimError::Disk(error.to_string())
 }
