@@ -21,6 +21,9 @@ lint:
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
+bench-quick: ## A small set of measurements against a node of its own; RUNS=5 for medians
+	scripts/bench-quick.sh
+
 fuzz: ## Look for bytes that break a decoder, for SECONDS (default 60)
 	$(CARGO) run --locked -p corelog-net --example fuzz -- --seconds $(or $(SECONDS),60)
 
