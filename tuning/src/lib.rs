@@ -67,6 +67,23 @@ impl Host {
 /// A partition holds up to three descriptors open and a connection one.
 const OPEN_FILES_MIN: u64 = 16_384;
 
+/// Raises the number of files that this process may open as far as it may itself (soft limit to hard limit), and
+/// returns it. A server has no reason to keep to the soft limit, which is small for the sake of `select`.
+pub fn raise_open_files() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the answer.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return 0;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: `raised` is a valid argument; on failure nothing has changed.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+        raised.rlim_cur
+    } else {
+        limit.rlim_cur
+    }
+}
+
 fn kernel_release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease")
         .map_or_else(|_| "unknown".to_owned(), |s| s.trim().to_owned())
@@ -82,6 +99,13 @@ pub(crate) fn resource_limit(resource: libc::__rlimit_resource_t) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_soft_limit_of_open_files_goes_up_to_the_hard_one() {
+        let before = super::resource_limit(libc::RLIMIT_NOFILE);
+        let raised = super::raise_open_files();
+        assert!(raised >= before && raised == super::resource_limit(libc::RLIMIT_NOFILE));
+    }
+
     #[test]
     fn this_host_is_seen_whole() {
         let host = super::detect();
