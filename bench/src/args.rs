@@ -31,8 +31,10 @@ pub struct BenchArgs {
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
     /// Measure what the disk and the loopback do without Corelog: the floor under every other figure.
+    #[command(after_help = "Example:\n  corelog bench floor --dir /var/lib/corelog --cores 0,1")]
     Floor(FloorArgs),
     /// Append to the log engine alone, in this process: no sockets, no server.
+    #[command(after_help = "Example:\n  corelog bench engine --dir /var/lib/corelog-bench")]
     Engine(EngineArgs),
     /// Append prebuilt batches, as fast as they are taken or at a set rate.
     #[command(after_help = PRODUCE_EXAMPLES)]

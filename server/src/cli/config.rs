@@ -1,10 +1,10 @@
 //! `corelog config check|print|reference`: looks at the configuration without starting a node.
 
-use std::io::Write;
 use std::path::PathBuf;
 
+use super::output::Output;
 use super::{CliError, CliResult};
-use crate::config::{self, Config, Sources};
+use crate::config::{self, Sources};
 
 /// What to do with the configuration.
 #[derive(Debug, clap::Subcommand)]
@@ -31,18 +31,27 @@ pub enum ConfigCommand {
 
 /// Runs one of the config commands.
 pub fn run(command: ConfigCommand) -> CliResult {
-    let text = match command {
+    let mut out = Output::stdout();
+    match command {
         ConfigCommand::Check { file } => {
             load(Some(file.clone()))?;
-            format!("{}: no problems found\n", file.display())
+            out.line(format!("{}: no problems", file.display()))?;
         }
-        ConfigCommand::Print { file, json: false } => config::to_toml(&load(file)?),
-        ConfigCommand::Print { file, json: true } => format!("{:#}\n", config::to_json(&load(file)?)),
-        ConfigCommand::Reference => config::reference(),
-    };
-    std::io::stdout().lock().write_all(text.as_bytes()).map_err(CliError::output)
+        ConfigCommand::Print { file, json } => {
+            let config = load(file)?;
+            if json {
+                out.json(&config::to_json(&config))?
+            } else {
+                out.line(config::to_toml(&config).trim_end())?
+            }
+        }
+        ConfigCommand::Reference => out.line(config::reference().trim_end())?,
+    }
+    out.flush()
 }
 
-fn load(file: Option<PathBuf>) -> CliResult<Config> {
-    config::load(&Sources::from_process(file)).map_err(CliError::usage)
+fn load(file: Option<PathBuf>) -> CliResult<config::Config> {
+    config::load(&Sources::from_process(file)).map_err(|error| {
+        CliError::usage(error).advise("`corelog config reference` lists every key with its range and default")
+    })
 }

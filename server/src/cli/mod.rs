@@ -11,6 +11,7 @@ pub mod connect;
 pub mod consume;
 pub mod exit;
 pub mod input;
+pub mod inspect;
 pub mod node;
 pub mod output;
 pub mod produce;
@@ -45,6 +46,8 @@ enum Command {
     Consume(consume::ConsumeArgs),
     /// Show a node: shards, load, disks.
     Node(node::NodeArgs),
+    /// Look at segment files, logs and data directories without a server.
+    Inspect(inspect::InspectArgs),
     /// Check, print or document the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
         Command::Node(args) => node::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Config(command) => config::run(command),
         Command::Bench(args) => bench::run(args),
         Command::Completions(args) => completions::run(args),
