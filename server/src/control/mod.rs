@@ -13,6 +13,7 @@ pub mod names;
 pub mod options;
 pub mod placement;
 pub mod snapshot;
+pub mod spawn;
 pub mod start;
 pub mod state;
 pub mod stats;
@@ -28,6 +29,7 @@ pub use snapshot::{
     DataDirIndex, DataDirMetadata, DataDirState, NodeId, PartitionMetadata, ShardAddress, ShardId, Snapshot,
     SnapshotVersion, TopicMetadata,
 };
+pub use spawn::{ControlHandle, ControlThread};
 pub use start::{Opened, StartError, open};
 pub use stats::{LatencyBuckets, PartitionStats, ShardStats};
 pub use thread::{Control, Stopped};

@@ -22,7 +22,7 @@ use super::snapshot::{DataDirIndex, DataDirState, ShardAddress, ShardId, Snapsho
 use super::start::{Opened, measure_space};
 use super::state::State;
 use super::store::{Change, Coordination, EmbeddedStore};
-use super::view::{DataDirSizes, Observer, View};
+use super::view::{DataDirSizes, Observer, STATS_TIMEOUT, View};
 use super::waiting::Waiting;
 use crate::config::Config;
 
@@ -107,7 +107,8 @@ impl Control {
 
     /// A handle for HTTP.
     pub fn observer(&self) -> Observer {
-        Observer { view: self.view.subscribe(), commands: self.link.commands.clone() }
+        let (view, commands) = (self.view.subscribe(), self.link.commands.clone());
+        Observer { view, commands, stats_timeout: STATS_TIMEOUT }
     }
 
     /// Runs until `stop` completes, then stops the shards and marks what was clean.

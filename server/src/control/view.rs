@@ -53,8 +53,9 @@ impl View {
 /// A handle to look at the node from the control thread's tasks.
 #[derive(Clone, Debug)]
 pub struct Observer {
-    pub(super) view: watch::Receiver<Arc<View>>,
-    pub(super) commands: Vec<flume::Sender<ShardCommand>>,
+    pub(crate) view: watch::Receiver<Arc<View>>,
+    pub(crate) commands: Vec<flume::Sender<ShardCommand>>,
+    pub(crate) stats_timeout: Duration,
 }
 
 impl Observer {
@@ -75,7 +76,7 @@ impl Observer {
                 commands.try_send(ShardCommand::Stats(answer)).ok().map(|()| report)
             })
             .collect();
-        let deadline = tokio::time::Instant::now() + STATS_TIMEOUT;
+        let deadline = tokio::time::Instant::now() + self.stats_timeout;
         let mut all = Vec::with_capacity(asked.len());
         for report in asked {
             all.push(match report {
