@@ -12,6 +12,7 @@ use corelog_engine::batch::{
     BatchBuilder, BatchFields, BatchHeader, BatchLimits, BatchWalk, NewRecord, Stamp, stamp, validate,
 };
 use corelog_engine::buffer::{BufferPool, DmaSlice};
+use corelog_engine::checkpoint::BootId;
 use corelog_engine::log::{
     AppendError, Appended, EngineOptions, Log, LogOptions, OpenError, ReadError, ReadLimits, RecoveryReport,
     Stage,
@@ -49,6 +50,7 @@ pub fn engine_options() -> EngineOptions {
         index_interval_bytes: 1 << 10,
         cold_read_bytes: 16 << 10,
         open_files_max: 3,
+        boot_id: Some(BootId(0)),
         ..EngineOptions::default()
     }
 }
