@@ -48,15 +48,14 @@ impl<D: Disk> Log<D> {
         if self.state().failure.is_some() {
             return jobs;
         }
+        // First the sync: it waits for the writes now in flight, not for those that start now.
+        if let Some(round) = self.next_sync() {
+            jobs.push(Box::pin(self.clone().sync(round)));
+        }
         while jobs.len() < free
             && let Some(job) = self.next_write()
         {
             jobs.push(job);
-        }
-        if jobs.len() < free
-            && let Some(round) = self.next_sync()
-        {
-            jobs.push(Box::pin(self.clone().sync(round)));
         }
         if jobs.len() == free {
             self.wake_commits();
@@ -145,7 +144,9 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// The sync that may start now.
+    /// The sync that may start now: once all writes that were in flight when it became due are complete. Without
+    /// that wait a large write and the small one of its tail end in two syncs, those who waited for them append
+    /// apart, and groups crumble until each holds one batch.
     fn next_sync(&self) -> Option<SyncRound<D>> {
         let mut state = self.state_mut();
         let due = state.options.flush == FlushPolicy::Commit || state.sync_wanted;
@@ -155,6 +156,15 @@ impl<D: Disk> Log<D> {
             }
             return None;
         }
+        let target = match state.sync_target {
+            Some(target) => target,
+            None => state.dispatched_end(),
+        };
+        if state.ends.written < target {
+            state.sync_target = Some(target);
+            return None;
+        }
+        state.sync_target = None;
         let end = state.ends.written;
         let dirty: Vec<_> =
             state.writers.iter().filter(|w| w.written_mark.position > w.durable_mark.position).collect();
@@ -216,6 +226,24 @@ impl<D: Disk> Log<D> {
 
     fn poison(&self, segment: &Segment<D>, operation: &'static str, error: &io::Error) {
         self.fail(LogFailure::Poisoned { path: segment.path.clone(), operation, reason: error.to_string() });
+    }
+}
+
+impl<D: Disk> State<D> {
+    /// End of the last append whose bytes are all on the device or on their way.
+    fn dispatched_end(&self) -> Offset {
+        let mut end = self.ends.written;
+        for writer in &self.writers {
+            let dispatched = writer.plan.dispatched();
+            let after = writer.pending.partition_point(|(position, _)| *position <= dispatched);
+            if let Some(&(_, offset)) = after.checked_sub(1).and_then(|last| writer.pending.get(last)) {
+                end = offset;
+            }
+            if after < writer.pending.len() {
+                break;
+            }
+        }
+        end
     }
 }
 

@@ -126,6 +126,8 @@ struct State<D: Disk> {
     /// How many of them the background is at: a file is not cut or closed meanwhile.
     trimming: usize,
     syncing: bool,
+    /// End that a sync which is due waits for.
+    sync_target: Option<Offset>,
     /// A sync was asked for although the policy would not.
     sync_wanted: bool,
     unsynced_since: Option<TimestampMs>,

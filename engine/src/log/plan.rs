@@ -62,6 +62,11 @@ impl WritePlan {
         self.written
     }
 
+    /// Exclusive end of what was handed to the device.
+    pub(crate) fn dispatched(&self) -> u64 {
+        self.dispatched
+    }
+
     /// Whether a write is in flight.
     pub(crate) fn is_writing(&self) -> bool {
         !self.in_flight.is_empty()

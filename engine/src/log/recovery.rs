@@ -172,6 +172,7 @@ impl<D: Disk> Found<D> {
                 finishing: Default::default(),
                 trimming: 0,
                 syncing: false,
+                sync_target: None,
                 sync_wanted: false,
                 unsynced_since: None,
                 last_admit: TimestampMs(i64::MIN),

@@ -229,6 +229,7 @@ impl<D: Disk> State<D> {
         segment.end_offset.set(mark.offset);
         segment.max_timestamp.set(None);
         self.next_segment = NextSegment::Absent;
+        self.sync_target = None;
         self.writers = [Writer::at_end(segment.clone(), super::prepare::align_up(mark.position))].into();
         // The log start may lie within the first batch: when that goes, the log is empty and begins before it.
         self.ends.start = self.ends.start.min(mark.offset);
