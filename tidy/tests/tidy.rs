@@ -168,7 +168,8 @@ fn contains_word(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| {
         let (before, after) = (text[..at].chars().next_back(), text[at + word.len()..].chars().next());
         let ends_as_word = word.ends_with(|c: char| c.is_ascii_alphanumeric());
-        !joins(before) && !(ends_as_word && joins(after))
+        let is_joined = joins(before) || (ends_as_word && joins(after));
+        !is_joined
     })
 }
 
