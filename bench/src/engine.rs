@@ -74,6 +74,8 @@ pub(crate) struct EngineFigures {
     pub(crate) written_per_appended: f64,
     /// Bytes zeroed ahead for each byte appended.
     pub(crate) zeroed_per_appended: f64,
+    /// Bytes copied in user space for each byte appended.
+    pub(crate) copied_per_appended: f64,
     /// Appends for each device write.
     pub(crate) appends_per_write: f64,
     /// Appends for each device sync.
@@ -276,6 +278,7 @@ fn figures(shared: &Shared, end: Edge) -> EngineFigures {
         latency,
         written_per_appended: ratio(since(|stats| stats.device_written_bytes), appended_bytes),
         zeroed_per_appended: ratio(since(|stats| stats.device_zeroed_bytes), appended_bytes),
+        copied_per_appended: ratio(since(|stats| stats.copied_bytes), appended_bytes),
         appends_per_write: ratio(appends, since(|stats| stats.writes)),
         appends_per_sync: ratio(appends, since(|stats| stats.syncs)),
         floor: Vec::new(),
@@ -309,8 +312,13 @@ impl EngineFigures {
             self.cpu_seconds, self.seconds, self.megabytes_per_cpu_second
         ));
         lines.push(format!(
-            "for each byte appended {:.2} written and {:.2} zeroed ahead; {:.1} appends a write, {:.1} a sync",
-            self.written_per_appended, self.zeroed_per_appended, self.appends_per_write, self.appends_per_sync
+            "for each byte appended {:.2} copied, {:.2} written and {:.2} zeroed ahead; {:.1} appends a write, {:.1} a \
+             sync",
+            self.copied_per_appended,
+            self.written_per_appended,
+            self.zeroed_per_appended,
+            self.appends_per_write,
+            self.appends_per_sync
         ));
         lines.join("\n")
     }
@@ -344,7 +352,7 @@ mod tests {
                 measure(&EngineBenchOptions { is_synced, ..options(dir.path()) }).expect("the disk works");
             assert!(figures.appends > 0 && figures.megabytes_per_second > 0.0, "{figures:?}");
             assert_eq!(figures.floor.len(), 2);
-            assert!(figures.written_per_appended >= 1.0, "{figures:?}");
+            assert!(figures.written_per_appended >= 1.0 && figures.copied_per_appended >= 1.0, "{figures:?}");
             assert!(figures.table().contains("device"));
         }
         assert_eq!(std::fs::read_dir(dir.path()).expect("it is there").count(), 0);
