@@ -82,6 +82,8 @@ pub struct Fetched {
     pub log_start: Offset,
     /// The leader's epoch.
     pub leader_epoch: LeaderEpoch,
+    /// [`Partition::committed_bytes`] when the high watermark was this.
+    pub committed_bytes: u64,
 }
 
 /// Sizes and counters of a partition; counters count since it was opened.
@@ -262,6 +264,7 @@ impl<D: Disk> Partition<D> {
     ) -> Result<Fetched, FetchError> {
         self.check_epoch(leader_epoch)?;
         let high_watermark = self.high_watermark();
+        let committed_bytes = self.committed_bytes();
         let batches = self.0.log.read(from, high_watermark, ReadLimits { bytes_max }).await?;
         self.count(|c| c.fetch_bytes += batches.bytes as u64);
         Ok(Fetched {
@@ -269,6 +272,7 @@ impl<D: Disk> Partition<D> {
             high_watermark,
             log_start: self.log_start(),
             leader_epoch: self.leader_epoch(),
+            committed_bytes,
         })
     }
 
@@ -280,6 +284,16 @@ impl<D: Disk> Partition<D> {
     /// Ready when [`Partition::committed_bytes`] has reached `total`.
     pub fn committed_bytes_reached(&self, total: u64) -> Advanced {
         self.0.progress.wait(Goal::CommittedBytes(total))
+    }
+
+    /// Lets everybody who waits for an ack look again, so that time-outs need no timer for each.
+    pub fn wake_producers(&self) {
+        self.0.progress.wake_producers();
+    }
+
+    /// Lets everybody who waits for records look again.
+    pub fn wake_readers(&self) {
+        self.0.progress.wake_readers();
     }
 
     /// The first offset that can be read.

@@ -28,6 +28,7 @@ pub(crate) struct Progress {
     failure: RefCell<Option<LogFailure>>,
     local: Waiters,
     high_watermark: Waiters,
+    readers: Waiters,
     bytes: Waiters,
 }
 
@@ -55,6 +56,7 @@ impl Progress {
             failure: RefCell::default(),
             local: Waiters::default(),
             high_watermark: Waiters::default(),
+            readers: Waiters::default(),
             bytes: Waiters::default(),
         }
     }
@@ -76,7 +78,7 @@ impl Progress {
 
     /// How many futures wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.local.len() + self.high_watermark.len() + self.bytes.len()
+        self.local.len() + self.high_watermark.len() + self.readers.len() + self.bytes.len()
     }
 
     /// Counts an append, so that readers can wait for a number of bytes.
@@ -110,7 +112,20 @@ impl Progress {
             }
         }
         self.high_watermark.reached(to.0);
+        self.readers.reached(to.0);
         self.bytes.reached(self.committed_bytes.get());
+    }
+
+    /// Lets who waits for an ack look again: at its time-out.
+    pub(crate) fn wake_producers(&self) {
+        self.local.wake_all();
+        self.high_watermark.wake_all();
+    }
+
+    /// Lets who waits for records look again: whether the shard is stopping.
+    pub(crate) fn wake_readers(&self) {
+        self.readers.wake_all();
+        self.bytes.wake_all();
     }
 
     /// Waits for a goal.
@@ -141,7 +156,7 @@ impl Progress {
         match goal {
             Goal::Local(end) => (&self.local, end.0),
             Goal::HighWatermark(end) => (&self.high_watermark, end.0),
-            Goal::Readable(have) => (&self.high_watermark, have.0 + 1),
+            Goal::Readable(have) => (&self.readers, have.0 + 1),
             Goal::CommittedBytes(total) => (&self.bytes, total),
         }
     }
@@ -155,9 +170,8 @@ impl LogListener for Progress {
 
     fn failed(&self, failure: &LogFailure) {
         *self.failure.borrow_mut() = Some(failure.clone());
-        self.local.wake_all();
-        self.high_watermark.wake_all();
-        self.bytes.wake_all();
+        self.wake_producers();
+        self.wake_readers();
     }
 }
 

@@ -7,3 +7,4 @@ pub mod config;
 pub mod control;
 pub mod http;
 pub mod logging;
+pub mod shard;

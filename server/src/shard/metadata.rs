@@ -1,0 +1,75 @@
+//! Where things are: answered by any shard from its snapshot, without asking anybody.
+
+use corelog_engine::TopicPartition;
+use corelog_schemas::messages::{
+    MetadataRequest, MetadataResponse, MetadataTopics, PartitionMetadata, ShardAddress, TopicMetadata,
+    TopicRef,
+};
+use corelog_schemas::{ErrorCode, Failure};
+
+use super::registry::State;
+use super::state::{Shard, find_topic};
+use crate::control::{self, DataDirState, Snapshot};
+
+/// Answers a metadata request.
+pub(super) fn describe(shard: &Shard, request: &MetadataRequest) -> MetadataResponse {
+    let snapshot = shard.snapshot();
+    let topics = match &request.topics {
+        MetadataTopics::All => snapshot.topics().iter().map(|t| topic(shard, &snapshot, t)).collect(),
+        MetadataTopics::These(topics) => topics.iter().map(|t| named(shard, &snapshot, t)).collect(),
+    };
+    let shards = snapshot.shards.iter().map(|address| ShardAddress {
+        node: address.node.0,
+        shard: address.shard.0,
+        host: address.host.clone(),
+        port: address.port,
+    });
+    MetadataResponse {
+        version: snapshot.version.0,
+        cluster_id: snapshot.cluster_id.to_string(),
+        shards: shards.collect(),
+        topics,
+    }
+}
+
+fn named(shard: &Shard, snapshot: &Snapshot, of: &TopicRef) -> TopicMetadata {
+    match find_topic(snapshot, of) {
+        Ok(found) => topic(shard, snapshot, found),
+        Err(failure) => unknown(of, failure),
+    }
+}
+
+fn unknown(of: &TopicRef, failure: Failure) -> TopicMetadata {
+    let (topic_id, name) = match of {
+        TopicRef::Id(id) => (Some(*id), String::new()),
+        TopicRef::Name(name) => (None, name.to_string()),
+    };
+    TopicMetadata { failure: Some(failure), topic_id, name, partitions: Vec::new() }
+}
+
+fn topic(shard: &Shard, snapshot: &Snapshot, topic: &control::TopicMetadata) -> TopicMetadata {
+    let partitions = topic.partitions.iter().map(|partition| {
+        let id = TopicPartition { topic: topic.id, partition: partition.id };
+        let is_offline = matches!(snapshot.data_dir(partition.data_dir).state, DataDirState::Offline { .. });
+        // Of its own partitions a shard knows more than the snapshot says.
+        let (is_failed, log_start_offset) = shard.registry.with(id, |entry| match entry.map(|e| &e.state) {
+            Some(State::Open(open)) => (false, Some(open.log_start().0)),
+            Some(State::Failed(_)) => (true, None),
+            Some(State::Opening | State::Leaving) | None => (false, None),
+        });
+        PartitionMetadata {
+            partition: partition.id.0,
+            error: (is_offline || is_failed).then_some(ErrorCode::PartitionOffline),
+            leader_node: snapshot.node.0,
+            leader_shard: partition.shard.0,
+            leader_epoch: partition.leader_epoch.0,
+            log_start_offset,
+        }
+    });
+    TopicMetadata {
+        failure: None,
+        topic_id: Some(topic.id.0),
+        name: topic.name.to_string(),
+        partitions: partitions.collect(),
+    }
+}

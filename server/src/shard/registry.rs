@@ -1,0 +1,106 @@
+//! The partitions of a shard, open or not.
+//!
+//! Owns: which partitions there are and what state each is in. Invariant: a partition is in it exactly if the last
+//! snapshot that was acted on places it here, or its log is just being closed or deleted.
+//! Not here: what to do about a difference to a snapshot (`plan.rs`), doing it (`reconcile.rs`).
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+
+use corelog_engine::disk::uring::UringDisk;
+use corelog_engine::{LogOptions, TopicPartition};
+use corelog_replication::Partition;
+use corelog_schemas::Failure;
+use rustc_hash::FxHashMap;
+
+use crate::control::DataDirIndex;
+
+/// A partition on the real disk.
+pub(super) type ShardPartition = Partition<UringDisk>;
+
+/// One partition of this shard.
+#[derive(Clone)]
+pub(super) struct Entry {
+    /// On which disk its log is.
+    pub(super) data_dir: DataDirIndex,
+    /// In which directory.
+    pub(super) dir: Rc<Path>,
+    /// The options that its log has, or will be opened with.
+    pub(super) options: LogOptions,
+    /// Whether it serves.
+    pub(super) state: State,
+}
+
+/// What can be asked of a partition now.
+#[derive(Clone)]
+pub(super) enum State {
+    /// Its log is being opened: ask again.
+    Opening,
+    /// It serves.
+    Open(ShardPartition),
+    /// It does not.
+    Failed(Failure),
+    /// Its log is being closed or deleted.
+    Leaving,
+}
+
+/// All partitions of a shard.
+#[derive(Default)]
+pub(super) struct Registry(RefCell<FxHashMap<TopicPartition, Entry>>);
+
+impl Registry {
+    /// Looks at one.
+    pub(super) fn with<R>(&self, id: TopicPartition, look: impl FnOnce(Option<&Entry>) -> R) -> R {
+        look(self.0.borrow().get(&id))
+    }
+
+    /// Adds or replaces one.
+    pub(super) fn put(&self, id: TopicPartition, entry: Entry) {
+        self.0.borrow_mut().insert(id, entry);
+    }
+
+    /// Changes the state of one that is there.
+    pub(super) fn set_state(&self, id: TopicPartition, state: State) {
+        if let Some(entry) = self.0.borrow_mut().get_mut(&id) {
+            entry.state = state;
+        }
+    }
+
+    /// Changes the options of one, and of its log if it is open.
+    pub(super) fn set_options(&self, id: TopicPartition, options: LogOptions) {
+        let open = match self.0.borrow_mut().get_mut(&id) {
+            Some(entry) => {
+                entry.options = options;
+                match &entry.state {
+                    State::Open(partition) => Some(partition.clone()),
+                    State::Opening | State::Failed(_) | State::Leaving => None,
+                }
+            }
+            None => None,
+        };
+        if let Some(partition) = open {
+            partition.set_options(options);
+        }
+    }
+
+    /// Forgets one.
+    pub(super) fn remove(&self, id: TopicPartition) {
+        self.0.borrow_mut().remove(&id);
+    }
+
+    /// All of them, in no order.
+    pub(super) fn entries(&self) -> Vec<(TopicPartition, Entry)> {
+        self.0.borrow().iter().map(|(id, entry)| (*id, entry.clone())).collect()
+    }
+
+    /// The open ones, in no order.
+    pub(super) fn open(&self) -> Vec<ShardPartition> {
+        let entries = self.0.borrow();
+        let open = entries.values().filter_map(|entry| match &entry.state {
+            State::Open(partition) => Some(partition.clone()),
+            State::Opening | State::Failed(_) | State::Leaving => None,
+        });
+        open.collect()
+    }
+}

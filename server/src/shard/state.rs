@@ -1,0 +1,150 @@
+//! The state of one shard that its tasks share, and where a request goes.
+//!
+//! Owns: the newest snapshot, the way from a request's partition to the shard that owns it, and from there to the
+//! partition or to the reason why it is not served.
+//! Invariant: everything here belongs to one core. Nothing is `Send`; tasks share it by `Rc`.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use corelog_engine::buffer::BufferPool;
+use corelog_engine::disk::uring::UringDisk;
+use corelog_engine::{Engine, PartitionId, TopicId, TopicPartition};
+use corelog_net::native::Sessions;
+use corelog_schemas::messages::{PartitionRef, TopicRef};
+use corelog_schemas::{ErrorCode, Failure};
+
+use super::clock::Clock;
+use super::counters::{Counters, count};
+use super::mesh::MeshRequest;
+use super::registry::{Registry, ShardPartition, State};
+use crate::control::{
+    DataDirState, PartitionMetadata, ShardId, ShardReport, Snapshot, SnapshotVersion, TopicMetadata,
+};
+
+/// One shard.
+pub(super) struct Shard {
+    pub(super) id: ShardId,
+    /// Whether a produce creates a topic that does not exist.
+    pub(super) auto_create: bool,
+    pub(super) clock: Clock,
+    pub(super) pool: BufferPool,
+    /// One engine for each data directory, in their order; `None` for one that was offline at the start.
+    pub(super) engines: Vec<Option<Engine<UringDisk>>>,
+    pub(super) registry: Registry,
+    pub(super) sessions: Sessions,
+    pub(super) counters: Counters,
+    /// To every shard of this node, by number; to this one too, which is never used.
+    pub(super) mesh: Vec<flume::Sender<MeshRequest>>,
+    pub(super) reports: flume::Sender<ShardReport>,
+    pub(super) snapshot: RefCell<Arc<Snapshot>>,
+    /// The newest snapshot that has been acted on.
+    pub(super) applied: Cell<SnapshotVersion>,
+    pub(super) is_stopping: Cell<bool>,
+}
+
+/// Where a partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) id: TopicPartition,
+    pub(super) shard: ShardId,
+}
+
+impl Shard {
+    /// The newest snapshot.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Which shard owns the partition that a request names.
+    pub(super) fn place(&self, of: &PartitionRef) -> Result<Place, Failure> {
+        let snapshot = self.snapshot.borrow();
+        let topic = find_topic(&snapshot, &of.topic)?;
+        let partition = find_partition(topic, PartitionId(of.partition))?;
+        let id = TopicPartition { topic: topic.id, partition: partition.id };
+        Ok(Place { id, shard: partition.shard })
+    }
+
+    /// The partition, if this shard serves it now.
+    pub(super) fn partition(&self, id: TopicPartition) -> Result<ShardPartition, Failure> {
+        self.registry.with(id, |entry| match entry.map(|entry| &entry.state) {
+            Some(State::Open(partition)) => Ok(partition.clone()),
+            Some(State::Failed(failure)) => Err(failure.clone()),
+            Some(State::Opening) => Err(Failure::new(
+                ErrorCode::PartitionOffline,
+                "the partition is being opened; try again soon",
+            )),
+            Some(State::Leaving) | None => Err(self.not_here(id)),
+        })
+    }
+
+    fn not_here(&self, id: TopicPartition) -> Failure {
+        if self.is_stopping.get() {
+            return ErrorCode::ShuttingDown.into();
+        }
+        match self.snapshot.borrow().partition(id) {
+            None => ErrorCode::UnknownTopicOrPartition.into(),
+            Some(place) if place.shard == self.id => {
+                Failure::new(ErrorCode::PartitionOffline, "the partition is being opened; try again soon")
+            }
+            Some(_) => ErrorCode::NotLeader.into(),
+        }
+    }
+
+    /// Refuses produce to a disk that is nearly full.
+    pub(super) fn check_space(&self, id: TopicPartition) -> Result<(), Failure> {
+        let snapshot = self.snapshot.borrow();
+        let Some(partition) = snapshot.partition(id) else { return Ok(()) };
+        match &snapshot.data_dir(partition.data_dir).state {
+            DataDirState::Full { free_bytes } => {
+                let path = snapshot.data_dir(partition.data_dir).path.display();
+                let message = format!(
+                    "{path} has {free_bytes} bytes free, less than data.free_bytes_min; delete records or topics, \
+                     lower their retention, or add space; produce comes back by itself"
+                );
+                Err(Failure::new(ErrorCode::DiskFull, message))
+            }
+            DataDirState::Online | DataDirState::Offline { .. } => Ok(()),
+        }
+    }
+
+    /// Passes a request to another shard, waiting for room in its queue.
+    pub(super) async fn forward(&self, shard: ShardId, request: MeshRequest) -> Result<(), Failure> {
+        count(&self.counters.forwarded);
+        let Some(queue) = self.mesh.get(shard.index()) else { return Err(ErrorCode::NotLeader.into()) };
+        queue.send_async(request).await.map_err(|_| ErrorCode::ShuttingDown.into())
+    }
+
+    /// Waits for room and sends; a control thread that has gone needs no reports.
+    pub(super) async fn report(&self, report: ShardReport) {
+        let _ = self.reports.send_async(report).await;
+    }
+}
+
+/// The topic that a request names.
+pub(super) fn find_topic<'a>(
+    snapshot: &'a Snapshot,
+    topic: &TopicRef,
+) -> Result<&'a Arc<TopicMetadata>, Failure> {
+    match topic {
+        TopicRef::Id(id) => snapshot
+            .topic_by_id(TopicId(*id))
+            .ok_or_else(|| Failure::new(ErrorCode::UnknownTopicId, format!("no topic has id {id:032x}"))),
+        TopicRef::Name(name) => snapshot.topic_by_name(name).ok_or_else(|| {
+            Failure::new(ErrorCode::UnknownTopicOrPartition, format!("there is no topic {name:?}"))
+        }),
+    }
+}
+
+/// The partition of that number.
+fn find_partition(topic: &TopicMetadata, id: PartitionId) -> Result<&PartitionMetadata, Failure> {
+    topic.partition(id).ok_or_else(|| {
+        let (name, count) = (&topic.name, topic.partitions.len());
+        let message = format!("topic {name:?} has no partition {id}: it has {count}, numbered from 0");
+        Failure::new(ErrorCode::UnknownTopicOrPartition, message)
+    })
+}
+
+/// What all tasks of a shard hold.
+pub(super) type SharedShard = Rc<Shard>;

@@ -1,0 +1,77 @@
+//! The report that the control thread asks for: everything that sessions, engines and partitions have counted.
+
+use super::registry::State;
+use super::state::Shard;
+use crate::control::{PartitionStats, ShardStats};
+
+/// Counts now.
+pub(super) fn report(shard: &Shard) -> ShardStats {
+    let connections = shard.sessions.connections();
+    let traffic = shard.sessions.traffic();
+    let counters = &shard.counters;
+    let syncs = shard.engines.iter().flatten().map(|engine| engine.stats().syncs).sum();
+    let mut stats = ShardStats::new(shard.id);
+    stats.applied = shard.applied.get();
+    stats.connections = u32::try_from(connections.open).unwrap_or(u32::MAX);
+    stats.connections_accepted = connections.accepted;
+    stats.connections_refused = connections.refused;
+    stats.buffer_bytes = shard.pool.used_bytes() as u64;
+    stats.buffer_bytes_max = shard.pool.bytes_max() as u64;
+    stats.requests = traffic.requests;
+    stats.request_errors = traffic.failed_requests + counters.produce_failures.get();
+    stats.requests_forwarded = counters.forwarded.get();
+    stats.produce_bytes = traffic.produce_bytes;
+    stats.fetch_bytes = traffic.fetch_bytes;
+    stats.produce_latency = *counters.produce_latency.borrow();
+    stats.fetch_latency = *counters.fetch_latency.borrow();
+    stats.syncs = syncs;
+    stats.partitions = partitions(shard);
+    stats
+}
+
+fn partitions(shard: &Shard) -> Vec<PartitionStats> {
+    let mut all: Vec<PartitionStats> = shard
+        .registry
+        .entries()
+        .into_iter()
+        .map(|(id, entry)| match entry.state {
+            State::Open(partition) => {
+                let stats = partition.stats();
+                PartitionStats {
+                    partition: id,
+                    log_start: stats.ends.start,
+                    high_watermark: stats.high_watermark,
+                    log_end: stats.ends.end,
+                    durable_end: stats.ends.durable,
+                    log_bytes: stats.log.bytes,
+                    segments: u32::try_from(stats.log.segments).unwrap_or(u32::MAX),
+                    produce_bytes: stats.produce_bytes,
+                    produce_records: stats.produce_records,
+                    fetch_bytes: stats.fetch_bytes,
+                    failure: partition.failure().map(|failure| failure.to_string()),
+                }
+            }
+            State::Failed(failure) => not_open(id, failure.to_string()),
+            State::Opening => not_open(id, "it is being opened".to_owned()),
+            State::Leaving => not_open(id, "it is being closed".to_owned()),
+        })
+        .collect();
+    all.sort_by_key(|stats| stats.partition);
+    all
+}
+
+fn not_open(partition: corelog_engine::TopicPartition, reason: String) -> PartitionStats {
+    PartitionStats {
+        partition,
+        log_start: Default::default(),
+        high_watermark: Default::default(),
+        log_end: Default::default(),
+        durable_end: Default::default(),
+        log_bytes: 0,
+        segments: 0,
+        produce_bytes: 0,
+        produce_records: 0,
+        fetch_bytes: 0,
+        failure: Some(reason),
+    }
+}
