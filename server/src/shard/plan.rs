@@ -3,13 +3,11 @@
 //! Owns: the decision for each partition. Invariant: doing all steps makes the registry what the snapshot says, and
 //! a plan made afterwards is empty but for retries.
 
-use corelog_engine::log::{CleanupPolicy, FlushPolicy};
 use corelog_engine::{LogOptions, TopicPartition};
 use corelog_schemas::{ErrorCode, Failure};
 use rustc_hash::FxHashMap;
 
 use super::registry::{Entry, State};
-use crate::control::options::{Cleanup, Flush, TopicOptions};
 use crate::control::{DataDirIndex, DataDirState, ShardId, Snapshot};
 
 /// One thing to do.
@@ -53,7 +51,7 @@ pub(super) fn plan(known: &[(TopicPartition, Entry)], snapshot: &Snapshot, shard
     let mut steps = Vec::new();
     for (topic, partition) in snapshot.partitions_of(shard) {
         let id = TopicPartition { topic: topic.id, partition: partition.id };
-        let options = log_options(&topic.options);
+        let options = topic.options.log_options();
         let data_dir = partition.data_dir;
         let entry = left.remove(&id);
         let step = match &snapshot.data_dir(data_dir).state {
@@ -86,29 +84,6 @@ fn is_worth_a_retry(entry: &Entry) -> bool {
     }
 }
 
-/// What the options of a topic mean to its logs.
-pub(super) fn log_options(topic: &TopicOptions) -> LogOptions {
-    LogOptions {
-        segment_bytes_max: topic.segment_bytes_max,
-        segment_age_max_ms: topic.segment_age_max_ms,
-        retention_bytes: topic.retention_bytes,
-        retention_ms: topic.retention_ms,
-        flush: match topic.flush {
-            Flush::Commit => FlushPolicy::Commit,
-            Flush::Interval => FlushPolicy::Interval {
-                bytes_max: topic.flush_interval_bytes,
-                ms_max: topic.flush_interval_ms,
-            },
-        },
-        batch_bytes_max: usize::try_from(topic.batch_bytes_max).unwrap_or(usize::MAX),
-        timestamp_type: topic.timestamp_type,
-        cleanup_policy: match topic.cleanup_policy {
-            Cleanup::Delete => CleanupPolicy::Delete,
-            Cleanup::Keep => CleanupPolicy::Keep,
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -116,6 +91,7 @@ mod tests {
     use corelog_engine::{LeaderEpoch, LogId, PartitionId, TimestampMs, TopicId};
 
     use super::*;
+    use crate::control::TopicOptions;
     use crate::control::snapshot::SnapshotHead;
     use crate::control::{DataDirMetadata, NodeId, PartitionMetadata, SnapshotVersion, TopicMetadata};
 
@@ -153,12 +129,12 @@ mod tests {
     }
 
     fn entry(state: State) -> Entry {
-        let options = log_options(&TopicOptions::default());
+        let options = TopicOptions::default().log_options();
         Entry { data_dir: DataDirIndex(0), dir: std::path::Path::new("/d").into(), options, state }
     }
 
     fn opening(id: TopicPartition) -> Step {
-        let options = log_options(&TopicOptions::default());
+        let options = TopicOptions::default().log_options();
         Step::Open(Opening { id, data_dir: DataDirIndex(0), options })
     }
 
@@ -189,7 +165,7 @@ mod tests {
             (id(1, 2), entry(State::Failed(damaged))),
         ];
         let snapshot = snapshot(DataDirState::Full { free_bytes: 1 }, &[(1, &[0, 0, 0])]);
-        let options = log_options(&TopicOptions::default());
+        let options = TopicOptions::default().log_options();
         let expected = [Step::SetOptions(id(1, 0), options), opening(id(1, 1))];
         assert_eq!(plan(&known, &snapshot, ShardId(0)), expected);
     }
