@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use super::process::{self, Process};
 use crate::control::snapshot::{DataDirState, Snapshot};
 use crate::control::stats::{LATENCY_BOUNDS_US, LatencyBuckets, PartitionStats, ShardStats};
-use crate::control::view::View;
+use crate::control::view::{DataDirSizes, View};
 
 /// One scrape.
 pub fn encode(
@@ -40,10 +40,11 @@ struct Scrape {
     process: Process,
 }
 
-type ShardNumber = fn(&ShardStats) -> u64;
-type PartitionNumber = fn(&PartitionStats) -> u64;
+/// Name, help, and how to read one series from a `T`.
+type Series<T> = (&'static str, &'static str, fn(&T) -> u64);
+type Buckets = for<'a> fn(&'a ShardStats) -> &'a LatencyBuckets;
 
-const SHARD_GAUGES: &[(&str, &str, ShardNumber)] = &[
+const SHARD_GAUGES: &[Series<ShardStats>] = &[
     ("corelog_shard_metadata_version", "Snapshot that the shard has applied", |s| s.applied.0),
     ("corelog_shard_connections", "Open client connections", |s| s.connections.into()),
     ("corelog_shard_buffer_bytes", "Buffer memory in use", |s| s.buffer_bytes),
@@ -51,7 +52,7 @@ const SHARD_GAUGES: &[(&str, &str, ShardNumber)] = &[
     ("corelog_shard_partitions", "Partitions that the shard owns", |s| s.partitions.len() as u64),
 ];
 
-const SHARD_COUNTERS: &[(&str, &str, ShardNumber)] = &[
+const SHARD_COUNTERS: &[Series<ShardStats>] = &[
     ("corelog_connections_accepted", "Client connections accepted", |s| s.connections_accepted),
     ("corelog_connections_refused", "Client connections turned away at the limit", |s| s.connections_refused),
     ("corelog_requests", "Requests answered", |s| s.requests),
@@ -64,7 +65,7 @@ const SHARD_COUNTERS: &[(&str, &str, ShardNumber)] = &[
     ("corelog_syncs", "Device syncs", |s| s.syncs),
 ];
 
-const SHARD_LATENCIES: &[(&str, &str, fn(&ShardStats) -> &LatencyBuckets)] = &[
+const SHARD_LATENCIES: &[(&str, &str, Buckets)] = &[
     ("corelog_produce_latency_seconds", "From the arrival of a produce to its answer", |s| {
         &s.produce_latency
     }),
@@ -76,7 +77,7 @@ const SHARD_LATENCIES: &[(&str, &str, fn(&ShardStats) -> &LatencyBuckets)] = &[
     ("corelog_sync_latency_seconds", "Time of a device sync", |s| &s.sync_latency),
 ];
 
-const PARTITION_GAUGES: &[(&str, &str, PartitionNumber)] = &[
+const PARTITION_GAUGES: &[Series<PartitionStats>] = &[
     ("corelog_partition_log_start_offset", "First offset that can be read", |p| p.log_start.0),
     ("corelog_partition_high_watermark_offset", "Exclusive end of what is committed", |p| p.high_watermark.0),
     ("corelog_partition_log_end_offset", "Offset that the next record gets", |p| p.log_end.0),
@@ -86,7 +87,7 @@ const PARTITION_GAUGES: &[(&str, &str, PartitionNumber)] = &[
     ("corelog_partition_failed", "1 if the partition takes no appends", |p| p.failure.is_some().into()),
 ];
 
-const PARTITION_COUNTERS: &[(&str, &str, PartitionNumber)] = &[
+const PARTITION_COUNTERS: &[Series<PartitionStats>] = &[
     ("corelog_partition_produce_bytes", "Record batch bytes appended", |p| p.produce_bytes),
     ("corelog_partition_produce_records", "Records appended", |p| p.produce_records),
     ("corelog_partition_fetch_bytes", "Record batch bytes sent to consumers", |p| p.fetch_bytes),
@@ -160,24 +161,24 @@ impl Scrape {
     }
 
     fn data_dirs(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        let series: [(&str, &str, fn(&DataDirState) -> Option<u64>); 2] = [
+        let series: [Series<DataDirState>; 2] = [
             ("corelog_data_dir_online", "0 if the directory's partitions are offline", |state| {
-                Some((!matches!(state, DataDirState::Offline { .. })).into())
+                (!matches!(state, DataDirState::Offline { .. })).into()
             }),
             ("corelog_data_dir_full", "1 if produce is refused for lack of free space", |state| {
-                Some(matches!(state, DataDirState::Full { .. }).into())
+                matches!(state, DataDirState::Full { .. }).into()
             }),
         ];
         let dirs = &self.view.snapshot.data_dirs;
         for (name, help, value) in series {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for dir in dirs {
-                let Some(value) = value(&dir.state) else { continue };
                 let path = dir.path.display().to_string();
-                ConstGauge::new(value).encode(metric.encode_family(&[("dir", path.as_str())])?)?;
+                ConstGauge::new(value(&dir.state))
+                    .encode(metric.encode_family(&[("dir", path.as_str())])?)?;
             }
         }
-        let sizes: [(&str, &str, fn(&crate::control::view::DataDirSizes) -> u64); 2] = [
+        let sizes: [Series<DataDirSizes>; 2] = [
             ("corelog_data_dir_size_bytes", "Size of the file system", |sizes| sizes.total_bytes),
             ("corelog_data_dir_free_bytes", "Free bytes of the file system", |sizes| sizes.free_bytes),
         ];

@@ -1,0 +1,149 @@
+//! kill -9 of a process that writes metadata, again and again, at whatever instant it happens to be.
+//!
+//! Setup: this test runs itself as a child that creates, grows and deletes topics as fast as it can and prints each
+//! change after the store has accepted it; the parent kills it and opens the store.
+//! Must never happen: a change that was accepted and is gone, half a change, an epoch that comes twice.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use corelog_engine::{LeaderEpoch, LogId, TimestampMs, TopicId};
+use corelog_server::control::data_dir::DataDirId;
+use corelog_server::control::snapshot::{NodeId, ShardId};
+use corelog_server::control::store::{
+    Change, Coordination, EmbeddedStore, StoredPartition, StoredTopic, Version,
+};
+
+const CHILD_DIR: &str = "CORELOG_TEST_KILL_DIR";
+/// Kills; each costs some tens of milliseconds.
+const ROUNDS: u32 = 25;
+
+fn open(dir: &Path) -> EmbeddedStore {
+    EmbeddedStore::open(&dir.join("meta.redb"), NodeId(1), "c").expect("the store opens after a kill")
+}
+
+fn topic(number: u64, partitions: usize) -> StoredTopic {
+    let partition =
+        StoredPartition { log_id: LogId(1), data_dir: DataDirId(2), shard: ShardId(0), is_confirmed: false };
+    StoredTopic {
+        id: TopicId(number.into()),
+        name: format!("topic-{number}"),
+        created: TimestampMs(0),
+        options: BTreeMap::new(),
+        partitions: vec![partition; partitions],
+        version: Version(0),
+    }
+}
+
+/// The child: prints what is accepted, until it is killed. Does nothing when run as a test of its own.
+#[test]
+fn child() {
+    let Some(dir) = std::env::var_os(CHILD_DIR).map(PathBuf::from) else { return };
+    let mut store = open(&dir);
+    let say = |line: String| {
+        // Past the test harness, which captures `println!`.
+        let mut out = std::io::stderr().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush()).expect("the parent reads");
+    };
+    let epoch = store.begin_incarnation().expect("begun");
+    say(format!("epoch {epoch}"));
+    let next = store.load().expect("loaded").topics.iter().map(|topic| topic.id.0 as u64 + 1).max();
+    for number in next.unwrap_or(1).. {
+        let put = Change::PutTopic { topic: topic(number, 3), expected: None };
+        store.write(&[put]).expect("written");
+        say(format!("put {number} 3"));
+        let grown = Change::PutTopic { topic: topic(number, 50), expected: Some(Version(1)) };
+        store.write(&[grown]).expect("written");
+        say(format!("put {number} 50"));
+        if number % 2 == 0 {
+            let delete = Change::DeleteTopic { id: TopicId(number.into()), expected: Version(2) };
+            store.write(&[delete]).expect("written");
+            say(format!("delete {number}"));
+        }
+    }
+}
+
+/// What a child has said, and the one change that may have happened without a word.
+#[derive(Default)]
+struct Model {
+    /// Partitions of each topic that exists.
+    topics: BTreeMap<u64, usize>,
+    epoch: u32,
+}
+
+impl Model {
+    fn take(&mut self, line: &str) {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["epoch", epoch] => self.epoch = epoch.parse().expect("a number"),
+            ["put", number, partitions] => {
+                let (number, partitions) =
+                    (number.parse().expect("a number"), partitions.parse().expect("a number"));
+                self.topics.insert(number, partitions);
+            }
+            ["delete", number] => {
+                self.topics.remove(&number.parse().expect("a number"));
+            }
+            _ => {}
+        }
+    }
+
+    /// The stored topics must be those of the model, but for one step that was accepted and not yet said.
+    fn check(&self, stored: &BTreeMap<u64, usize>) {
+        if self.topics == *stored {
+            return;
+        }
+        let numbers = self.topics.keys().chain(stored.keys());
+        let last = numbers.max().copied().expect("there is a difference, so there is a topic");
+        let before = |topics: &BTreeMap<u64, usize>| -> BTreeMap<u64, usize> {
+            topics.iter().filter(|(number, _)| **number != last).map(|(n, p)| (*n, *p)).collect()
+        };
+        assert_eq!(before(&self.topics), before(stored), "an older change was lost");
+        let step = (self.topics.get(&last), stored.get(&last));
+        let is_next = matches!(step, (None, Some(3)) | (Some(3), Some(50)) | (Some(50), None));
+        assert!(is_next, "topic {last}: said {:?}, stored {:?}", step.0, step.1);
+    }
+}
+
+#[test]
+fn metadata_survives_kill_9_at_any_instant() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut model = Model::default();
+    let mut lines_total = 0;
+    for round in 0..ROUNDS {
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "child", "--nocapture"])
+            .env(CHILD_DIR, dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the child starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let epoch_before = model.epoch;
+        // A different number of changes each time, then a kill that lands anywhere in the next ones.
+        let wanted = 1 + (round * 7) % 23;
+        for line in lines.by_ref().take(wanted as usize) {
+            lines_total += 1;
+            model.take(&line.expect("text"));
+        }
+        std::thread::sleep(std::time::Duration::from_micros(u64::from(round * 613 % 4_000)));
+        child.kill().expect("killed");
+        for line in lines.map_while(Result::ok) {
+            lines_total += 1;
+            model.take(&line);
+        }
+        child.wait().expect("reaped");
+        assert!(model.epoch > epoch_before, "an epoch came twice");
+        let store = open(dir.path());
+        let stored = store.load().expect("loaded");
+        let topics: BTreeMap<u64, usize> =
+            stored.topics.iter().map(|topic| (topic.id.0 as u64, topic.partitions.len())).collect();
+        model.check(&topics);
+        model.topics = topics;
+    }
+    assert!(lines_total > ROUNDS, "the children did something");
+    let epoch = open(dir.path()).begin_incarnation().expect("begun");
+    assert!(epoch > LeaderEpoch(model.epoch));
+}
