@@ -372,3 +372,50 @@ fn a_half_closed_peer_gets_its_answers() {
     assert_eq!(connection.replied(), [1]);
     assert_eq!(connection.ended(), Some(SessionEnd::PeerClosed));
 }
+
+#[test]
+fn slow_consumers_do_not_pile_up_the_memory_that_others_need() {
+    let options =
+        SessionOptions { unsent_bytes_max: 40_000, fetch_bytes_max: 10_000, ..SessionOptions::default() };
+    let shard = Shard::new(options);
+    shard.backend.acks_at_once.set(true);
+    let mut deaf: Vec<Connection> = (0..10).map(|_| shard.connect(1_000)).collect();
+    deaf.iter_mut().for_each(|connection| connection.send(1, &fetch(10_000)));
+    let mut consumer = shard.connect(WINDOW);
+    consumer.send(1, &fetch(10_000));
+    let mut producer = shard.connect(WINDOW);
+    producer.produce(1, Acks::All, b"new");
+    shard.run();
+    assert_eq!(producer.replied(), [1], "who needs no such memory is served");
+    for _ in 0..11 {
+        shard.backend.answer_fetch(Records::Owned(Bytes::from(vec![1; 10_000])));
+    }
+    shard.run();
+    assert!(shard.sessions.unsent_bytes() <= 30_000, "half of the limit, and one more");
+    assert_eq!(consumer.replied(), [], "there is no room for its records");
+    shard.pass_ms(4_000);
+    assert!(deaf.iter().all(|connection| connection.ended().is_none()), "they are given some time");
+    shard.pass_ms(60_000);
+    assert!(deaf.iter().all(|connection| connection.ended() == Some(SessionEnd::WriteTimeout)));
+    assert_eq!(consumer.replied(), [1], "it has got its turn");
+    assert_eq!(shard.sessions.unsent_bytes(), 0);
+}
+
+#[test]
+fn answers_that_wait_behind_a_long_poll_do_not_lock_it() {
+    let options = SessionOptions { unsent_bytes_max: 10_000, ..SessionOptions::default() };
+    let shard = Shard::new(options);
+    let mut connection = shard.connect(WINDOW);
+    (1..=4).for_each(|id| connection.send(id, &fetch(5_000)));
+    shard.run();
+    let mut fetches = std::mem::take(&mut *shard.backend.fetches.borrow_mut());
+    let records = || Ok(support::backend::fetched(Records::Owned(Bytes::from(vec![1; 5_000]))));
+    let (_, first) = fetches.pop_front().unwrap();
+    fetches.drain(..).for_each(|(_, later)| later.fulfil(records()));
+    shard.run();
+    assert_eq!(shard.sessions.unsent_bytes(), 5_000, "two that are behind wait: theirs is half of the limit");
+    first.fulfil(records());
+    shard.run();
+    assert_eq!(connection.replied(), [1, 2, 3, 4]);
+    assert_eq!(shard.sessions.unsent_bytes(), 0);
+}

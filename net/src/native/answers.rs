@@ -13,6 +13,7 @@ use corelog_schemas::Failure;
 use corelog_schemas::messages::ProduceResponse;
 
 use super::backend::{Answer, FetchAnswer};
+use super::unsent::{Held, Lane, UnsentBytes};
 
 /// What is owed for one request.
 pub(crate) struct Owed<A> {
@@ -21,13 +22,14 @@ pub(crate) struct Owed<A> {
 }
 
 /// What a request counts against the limits of its connection until its answer has left.
-#[derive(Clone, Copy, Debug)]
 pub(crate) struct Account {
     pub(crate) correlation_id: u32,
     /// Length of the request, of `in_flight_bytes_max`.
     pub(crate) request_bytes: u64,
     /// What was reserved of `answer_bytes_max`.
     pub(crate) answer_bytes: u64,
+    /// Record bytes that the answer holds, of `unsent_bytes_max`.
+    pub(crate) held: Option<Held>,
 }
 
 /// How far an answer has come.
@@ -37,7 +39,7 @@ pub(crate) enum Work<A> {
     /// Reads, or waits for something to read.
     Fetching(Answer<FetchAnswer>),
     /// Has read.
-    Fetched(Result<FetchAnswer, Failure>),
+    Fetched(Result<FetchAnswer, Failure>, Held),
     /// Some administrative work, whose result is a whole frame.
     Administrating(Pin<Box<dyn Future<Output = Encoded>>>),
     /// A whole frame.
@@ -85,22 +87,28 @@ impl<A: Future<Output = Result<ProduceResponse, Failure>> + Unpin> Answers<A> {
     }
 
     /// Polls every unfinished answer but acks (those are only looked at when they are at the front: they finish
-    /// without being polled).
-    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+    /// without being polled). Fetches only while not too many bytes are `unsent`.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>, unsent: &UnsentBytes) {
         if self.driven == 0 {
             return;
         }
+        let mut lane = Lane::Front;
         for owed in &mut self.queue {
+            let lane = std::mem::replace(&mut lane, Lane::Behind);
             let finished = match &mut owed.work {
+                Work::Fetching(_) if !unsent.is_open(lane, cx) => continue,
                 Work::Fetching(answer) => match answer.as_mut().poll(cx) {
-                    Poll::Ready(answer) => Work::Fetched(answer),
+                    Poll::Ready(answer) => {
+                        let bytes = answer.as_ref().map_or(0, FetchAnswer::records_bytes);
+                        Work::Fetched(answer, unsent.hold(lane, bytes))
+                    }
                     Poll::Pending => continue,
                 },
                 Work::Administrating(answer) => match answer.as_mut().poll(cx) {
                     Poll::Ready(encoded) => Work::Encoded(encoded),
                     Poll::Pending => continue,
                 },
-                Work::Acking { .. } | Work::Fetched(_) | Work::Encoded(_) | Work::Failed(_) => continue,
+                Work::Acking { .. } | Work::Fetched(..) | Work::Encoded(_) | Work::Failed(_) => continue,
             };
             owed.work = finished;
             self.driven -= 1;
@@ -116,12 +124,19 @@ impl<A: Future<Output = Result<ProduceResponse, Failure>> + Unpin> Answers<A> {
                 Poll::Pending => return None,
             },
             Work::Fetching(_) | Work::Administrating(_) => return None,
-            Work::Fetched(_) | Work::Encoded(_) | Work::Failed(_) => None,
+            Work::Fetched(..) | Work::Encoded(_) | Work::Failed(_) => None,
         };
-        let owed = self.queue.pop_front().expect("there is a front");
+        let mut owed = self.queue.pop_front().expect("there is a front");
+        if let Some(Owed { work: Work::Fetching(_), .. }) = self.queue.front() {
+            // It has moved to the front, where it may read though it might not before.
+            cx.waker().wake_by_ref();
+        }
         let done = match owed.work {
             Work::Acking { .. } => done_ack(acked.expect("it was just acked")),
-            Work::Fetched(answer) => Done::Fetched(answer),
+            Work::Fetched(answer, held) => {
+                owed.account.held = Some(held);
+                Done::Fetched(answer)
+            }
             Work::Encoded(encoded) => Done::Encoded(encoded),
             Work::Failed(failure) => Done::Failed(failure),
             Work::Fetching(_) | Work::Administrating(_) => unreachable!("unfinished answers stay"),

@@ -134,6 +134,13 @@ pub struct FetchAnswer {
     pub partitions: Vec<FetchedPartition>,
 }
 
+impl FetchAnswer {
+    /// Record bytes in all.
+    pub fn records_bytes(&self) -> u64 {
+        self.partitions.iter().map(|p| p.records.len() as u64).sum()
+    }
+}
+
 /// The answer to come. An `Err` answers the request as a whole; failures of a single partition or topic belong into
 /// the answer.
 pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Failure>>>>;
@@ -141,7 +148,8 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Failure>>>>;
 /// A shard, as its sessions see it. Sessions hold it in an `Rc`.
 ///
 /// Calls come in the order of the requests on a connection. Futures are polled by the session's own task, all of a
-/// connection's unfinished ones whenever it wakes, except that only the oldest [`Backend::ProduceAck`] is polled.
+/// connection's unfinished ones whenever it wakes, except that only the oldest [`Backend::ProduceAck`] is polled, and
+/// no fetch while peers hold too many unsent bytes (so a fetch must not begin to hold memory before it is polled).
 /// If the connection ends, they are dropped: what was appended stays appended, what was only read is given up.
 pub trait Backend: 'static {
     /// The answer to a produce whose records have their place in the log.

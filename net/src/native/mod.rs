@@ -14,6 +14,7 @@ mod receive;
 pub mod session;
 pub mod sessions;
 pub mod transport;
+mod unsent;
 
 pub use backend::{
     Access, Answer, Backend, Caller, FetchAnswer, FetchedPartition, Operation, Principal, Records, Resource,

@@ -16,6 +16,10 @@ pub struct SessionOptions {
     pub in_flight_requests_max: u32,
     /// Answer bytes that one connection may ask for before it reads them; one fetch always passes.
     pub answer_bytes_max: u64,
+    /// Record bytes of the whole shard that are read and not taken by their peers yet: they lie in the buffers that
+    /// producers need too, so keep it well below the shard's memory. Beyond it no fetch is begun, and the slowest peer
+    /// is closed if it has been at one batch of answers for [`SLOW_PEER_MS`].
+    pub unsent_bytes_max: u64,
     /// Most record bytes of one fetch, whatever it asks for.
     pub fetch_bytes_max: u32,
     /// Longest wait of a fetch, whatever it asks for: how long a vanished consumer is kept.
@@ -42,6 +46,7 @@ impl Default for SessionOptions {
             in_flight_bytes_max: 64 << 20,
             in_flight_requests_max: 1_024,
             answer_bytes_max: 32 << 20,
+            unsent_bytes_max: 64 << 20,
             fetch_bytes_max: 16 << 20,
             fetch_wait_ms_max: 60_000,
             large_frames_bytes_max: 128 << 20,
@@ -75,6 +80,14 @@ pub enum SessionOptionsError {
 }
 
 impl SessionOptions {
+    /// Cuts `unsent_bytes_max` to a quarter of the shard's buffer memory, so that slow consumers leave the rest to
+    /// producers.
+    #[must_use]
+    pub fn within_buffers(mut self, buffer_bytes: usize) -> Self {
+        self.unsent_bytes_max = self.unsent_bytes_max.min((buffer_bytes as u64 / 4).max(1));
+        self
+    }
+
     /// Checks the limits against each other.
     pub fn check(&self) -> Result<(), SessionOptionsError> {
         let positive = [
@@ -82,6 +95,7 @@ impl SessionOptions {
             ("in_flight_bytes_max", self.in_flight_bytes_max),
             ("in_flight_requests_max", u64::from(self.in_flight_requests_max)),
             ("answer_bytes_max", self.answer_bytes_max),
+            ("unsent_bytes_max", self.unsent_bytes_max),
             ("fetch_bytes_max", u64::from(self.fetch_bytes_max)),
             ("handshake_timeout_ms", self.handshake_timeout_ms),
             ("frame_timeout_ms", self.frame_timeout_ms),
@@ -111,6 +125,9 @@ pub const READ_AHEAD_BYTES_MAX: usize = 128 << 10;
 
 /// Largest frame before the handshake is done: strangers get little.
 pub const HANDSHAKE_BYTES_MAX: u32 = 4 << 10;
+
+/// A peer that takes longer for one batch of answers is closed when others wait for the memory that it holds.
+pub const SLOW_PEER_MS: u64 = 5_000;
 
 /// What an administrative answer counts against `answer_bytes_max` while it is made: a description of some 10,000
 /// partitions. So a connection has few of them under way.

@@ -3,7 +3,8 @@
 //! Owns: reading, calling the backend, and writing, as two halves of one future: nothing is spawned.
 //! Invariant: requests reach the backend in their order, and answers leave in the same order.
 //! Invariant: memory is bounded: a receive buffer of one frame, `in_flight_*_max` requests that are not answered, and
-//! `answer_bytes_max` of answers that have not left. At a limit the reading half stops, so the peer's window fills.
+//! `answer_bytes_max` of answers that have not left. At a limit the reading half stops, so the peer's window fills. What
+//! all peers together have not taken is limited too: beyond `unsent_bytes_max` no fetch begins.
 //! Crash story: a peer dies in the middle of a frame, or stops reading. The first ends the session with what it had
 //! asked answered; the second is seen by `Sessions::expire_overdue`, and everybody else is served meanwhile.
 //! Copies: the kernel puts bytes into the receive buffer, the backend copies records from there; answers are not copied.
@@ -162,7 +163,7 @@ impl<T: Transport, B: Backend> Session<T, B> {
                     return Poll::Ready(end);
                 }
             }
-            self.answers.borrow_mut().drive(cx);
+            self.answers.borrow_mut().drive(cx, self.seat.sessions.unsent());
             match writing.as_mut().poll(cx) {
                 Poll::Ready(Err(end)) => Poll::Ready(end),
                 Poll::Ready(Ok(())) => Poll::Ready(read_end.expect("writing ends after reading")),
@@ -429,7 +430,7 @@ impl<T: Transport, B: Backend> Session<T, B> {
         link.in_flight_bytes.set(link.in_flight_bytes.get() + request_bytes);
         link.answer_bytes.set(link.answer_bytes.get() + answer_bytes);
         self.seat.count(|t| t.requests += 1);
-        Account { correlation_id, request_bytes, answer_bytes }
+        Account { correlation_id, request_bytes, answer_bytes, held: None }
     }
 
     fn close_account(&self, account: &Account) {
@@ -463,6 +464,7 @@ impl<T: Transport, B: Backend> Session<T, B> {
     async fn write_answers(&self) -> Result<(), SessionEnd> {
         let mut outbox = Outbox::default();
         let mut accounts = Vec::new();
+        let link = &self.seat.link;
         loop {
             let is_over = poll_fn(|cx| {
                 self.gather(cx, &mut outbox, &mut accounts);
@@ -481,8 +483,12 @@ impl<T: Transport, B: Backend> Session<T, B> {
             if is_over {
                 return Ok(());
             }
+            let holds_records =
+                accounts.iter().any(|a: &Account| a.held.as_ref().is_some_and(|held| held.bytes() > 0));
+            link.sending_since_ms.set(holds_records.then(|| self.seat.sessions.now_ms()));
             self.send(&mut outbox).await?;
-            self.seat.link.active_ms.set(self.seat.sessions.now_ms());
+            link.sending_since_ms.set(None);
+            link.active_ms.set(self.seat.sessions.now_ms());
             accounts.drain(..).for_each(|account| self.close_account(&account));
             self.wake_paused_reader();
         }

@@ -12,8 +12,9 @@ use std::task::Waker;
 
 use super::budget::ByteBudget;
 use super::counters::{ConnectionStats, Connections, Traffic};
-use super::options::{READ_AHEAD_BYTES_MIN, SessionOptions, SessionOptionsError};
+use super::options::{READ_AHEAD_BYTES_MIN, SLOW_PEER_MS, SessionOptions, SessionOptionsError};
 use super::session::SessionEnd;
+use super::unsent::UnsentBytes;
 
 /// The sessions of a shard. Cheap to clone.
 #[derive(Clone)]
@@ -29,6 +30,7 @@ struct Shared {
     next_connection: Cell<u64>,
     now_ms: Cell<u64>,
     stopping: Cell<bool>,
+    unsent: UnsentBytes,
 }
 
 impl Sessions {
@@ -36,6 +38,7 @@ impl Sessions {
     pub fn new(options: SessionOptions, now_ms: u64) -> Result<Self, SessionOptionsError> {
         options.check()?;
         let large_frames = ByteBudget::new(options.large_frames_bytes_max);
+        let unsent = UnsentBytes::new(options.unsent_bytes_max);
         Ok(Self(Rc::new(Shared {
             options,
             ended_traffic: Cell::default(),
@@ -45,6 +48,7 @@ impl Sessions {
             next_connection: Cell::new(1),
             now_ms: Cell::new(now_ms),
             stopping: Cell::new(false),
+            unsent,
         })))
     }
 
@@ -64,6 +68,21 @@ impl Sessions {
                 link.trim_asked.set(true);
                 link.wake();
             }
+        }
+        self.close_slowest(now_ms);
+    }
+
+    /// When fetches wait because peers do not take what was read for them, the slowest of those must go.
+    fn close_slowest(&self, now_ms: u64) {
+        if !self.0.unsent.is_pressed() {
+            return;
+        }
+        let open = self.0.open.borrow();
+        let sending = open.values().filter_map(|link| Some((link.sending_since_ms.get()?, link)));
+        if let Some((since_ms, link)) = sending.min_by_key(|(since_ms, _)| *since_ms)
+            && now_ms.saturating_sub(since_ms) >= SLOW_PEER_MS
+        {
+            link.close(SessionEnd::WriteTimeout);
         }
     }
 
@@ -100,6 +119,11 @@ impl Sessions {
         self.0.large_frames.used_bytes()
     }
 
+    /// Record bytes that were read for peers and that they have not taken.
+    pub fn unsent_bytes(&self) -> u64 {
+        self.0.unsent.bytes()
+    }
+
     /// Every open connection.
     pub fn connection_stats(&self) -> Vec<ConnectionStats> {
         self.0.open.borrow().values().map(|link| link.stats()).collect()
@@ -111,6 +135,10 @@ impl Sessions {
 
     pub(crate) fn now_ms(&self) -> u64 {
         self.0.now_ms.get()
+    }
+
+    pub(crate) fn unsent(&self) -> &UnsentBytes {
+        &self.0.unsent
     }
 
     pub(crate) fn large_frames(&self) -> &ByteBudget {
@@ -199,6 +227,8 @@ pub(crate) struct Link {
     pub(crate) frame_due_since_ms: Cell<Option<u64>>,
     /// Since when the peer has taken nothing of what we want to write.
     pub(crate) write_stuck_since_ms: Cell<Option<u64>>,
+    /// Since when the peer has been at the batch of answers that is being sent, if it holds records.
+    pub(crate) sending_since_ms: Cell<Option<u64>>,
     /// Since when the session lingers, so that the peer can read why it was closed.
     pub(crate) linger_since_ms: Cell<Option<u64>>,
     pub(crate) trim_asked: Cell<bool>,
@@ -222,6 +252,7 @@ impl Link {
             active_ms: Cell::new(now_ms),
             frame_due_since_ms: Cell::new(None),
             write_stuck_since_ms: Cell::new(None),
+            sending_since_ms: Cell::new(None),
             linger_since_ms: Cell::new(None),
             trim_asked: Cell::new(false),
             closed_by: Cell::new(None),
