@@ -9,6 +9,7 @@ pub mod completions;
 pub mod config;
 pub mod connect;
 pub mod consume;
+pub mod demo;
 pub mod exit;
 pub mod input;
 pub mod inspect;
@@ -53,6 +54,8 @@ enum Command {
     Config(config::ConfigCommand),
     /// Measure a server, or the floor below it.
     Bench(bench::BenchArgs),
+    /// Watch a node take real data, be killed, and come back with all of it.
+    Demo(demo::DemoArgs),
     /// Print the completion script of a shell.
     Completions(completions::CompletionsArgs),
 }
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Config(command) => config::run(command),
         Command::Bench(args) => bench::run(args),
+        Command::Demo(args) => demo::run(args),
         Command::Completions(args) => completions::run(args),
     };
     match result {
