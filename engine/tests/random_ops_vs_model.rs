@@ -10,7 +10,7 @@ use corelog_engine::{LeaderEpoch, Offset, TimestampMs};
 use corelog_sim::{Crash, Handle, SimDisk};
 use support::*;
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 100;
 const OPERATIONS: usize = 60;
 
 struct Run {
@@ -58,7 +58,8 @@ impl Run {
             80..84 => self.retain(),
             84..86 => drop(self.log.release_idle_memory()),
             86..88 => self.look_up_time(),
-            88..92 => self.restart_cleanly(),
+            88..90 => self.restart_cleanly(),
+            90..92 => self.crash_within_a_cut(),
             92..96 => self.crash(Crash::Kill),
             _ => self.crash(Crash::PowerLoss),
         }
@@ -200,6 +201,51 @@ impl Run {
         self.keep(self.model.iter().filter(|batch| batch.end <= end.0).count());
         assert_eq!(self.start, start, "what holds the log start is durable");
         assert_eq!(self.end(), end.0, "the end is that of a batch");
+        self.begin_term();
+        self.check_all();
+    }
+
+    /// A truncation, a deletion or retention that a crash interrupts at one of its syncs, if it lasts so long.
+    fn crash_within_a_cut(&mut self) {
+        self.node.run(self.log.flush()).expect("a flush");
+        let (log, disk, now) = (self.log.clone(), self.node.disk.clone(), self.now);
+        let (from, to) = (self.random.random(self.start..self.end() + 1), self.end());
+        let kind = self.random.random(0..3);
+        disk.stop_at_sync(disk.syncs() + self.random.random(1..8));
+        let operation = async {
+            match kind {
+                0 => drop(log.truncate(Offset(from)).await.expect("a cut")),
+                1 => drop(log.delete_records_before(Offset(from), now).await.expect("a deletion")),
+                _ => {
+                    log.set_options(LogOptions { retention_bytes: Some(10_000), ..log_options() });
+                    log.apply_retention(now).await.expect("retention");
+                }
+            }
+        };
+        let ended = self.node.executor.run_until_or(operation, || disk.is_stopped()).is_some();
+        let crash = if self.random.one_in(2) { Crash::Kill } else { Crash::PowerLoss };
+        self.node = self.node.crash(crash);
+        let (log, _) = self.node.open();
+        self.log = log;
+        let ends = self.log.ends();
+        // What it has done before the crash is done, the rest is not: between the old bounds and the new ones.
+        let kept = self.model.iter().filter(|batch| batch.end <= from).count();
+        let cut = self.model.get(kept).map_or(to, |batch| batch.base);
+        match kind {
+            0 => assert!((cut..=to).contains(&ends.end.0) && (!ended || ends.end.0 == cut), "{ends:?}"),
+            1 => assert!((self.start..=from).contains(&ends.start.0) && (!ended || ends.start.0 == from)),
+            _ => assert!(ends.start.0 >= self.start),
+        }
+        if kind == 0 {
+            // A cut within the batch that holds the log start moves the start to where it begins.
+            let start = self.start.min(cut);
+            assert!([self.start, start].contains(&ends.start.0), "{ends:?}");
+            self.start = ends.start.0;
+            self.keep(self.model.iter().filter(|batch| batch.end <= ends.end.0).count());
+        } else {
+            self.moved_start(ends.start.0);
+        }
+        assert_eq!((self.start, self.end()), (ends.start.0, ends.end.0));
         self.begin_term();
         self.check_all();
     }

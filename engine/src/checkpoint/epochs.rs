@@ -7,7 +7,6 @@
 //! Source: KIP-101, KIP-279; Kafka's `LeaderEpochFileCache`.
 
 use crate::batch::BatchHeader;
-use crate::checkpoint::Checkpoint;
 use crate::types::{LeaderEpoch, Offset};
 
 /// Beginning of one leadership term.
@@ -140,20 +139,16 @@ impl EpochTable {
     }
 }
 
-impl Checkpoint for EpochTable {
-    const KIND: &'static str = "leader-epochs";
-    const VERSION: u32 = 1;
-    /// Half a million terms, each with records.
-    const FILE_BYTES_MAX: usize = 16 << 20;
-
-    /// Shape: a line `EPOCH START_OFFSET` for each term, ascending.
-    fn body(&self) -> String {
+impl EpochTable {
+    /// A line `EPOCH START_OFFSET` for each term, ascending.
+    pub(super) fn lines(&self) -> String {
         self.entries.iter().map(|entry| format!("{} {}\n", entry.epoch, entry.start_offset)).collect()
     }
 
-    fn from_body(body: &str) -> Option<Self> {
+    /// Reads such lines; `None` if they are not that.
+    pub(super) fn from_lines<'a>(lines: impl Iterator<Item = &'a str>) -> Option<Self> {
         let mut table = Self::default();
-        for line in body.lines() {
+        for line in lines {
             let (epoch, start_offset) = line.split_once(' ')?;
             let entry = EpochStart {
                 epoch: LeaderEpoch(epoch.parse().ok()?),

@@ -2,11 +2,13 @@
 //!
 //! Owns: the fields and the text of the file. The recovery point may lie behind the truth, never before it: all
 //! below it was synced before the file was written.
+//! Invariant: the leader epochs are in the same file, so that they change with the recovery point or not at all:
+//! recovery finds again the terms that began behind the point, and believes the table for what lies before it.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, EpochTable};
 use crate::types::{LogId, Offset};
 
 /// Identity of one run of the kernel: another one after an unclean stop means that power may have been lost.
@@ -31,7 +33,7 @@ impl FromStr for BootId {
 }
 
 /// State of a log as it was when the file was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogCheckpoint {
     /// Identity of the log.
     pub log_id: LogId,
@@ -47,26 +49,30 @@ pub struct LogCheckpoint {
     pub clean: bool,
     /// Run of the kernel that wrote the file; `None` where nobody knows.
     pub boot_id: Option<BootId>,
+    /// The leadership terms; those that begin behind the recovery point may be missing.
+    pub epochs: EpochTable,
 }
 
 impl Checkpoint for LogCheckpoint {
     const KIND: &'static str = "log";
     const VERSION: u32 = 1;
-    /// Seven short lines.
-    const FILE_BYTES_MAX: usize = 4096;
+    /// Seven short lines, and half a million terms, each with records.
+    const FILE_BYTES_MAX: usize = 16 << 20;
 
-    /// Shape: a line `NAME VALUE` for each field, in their order; ids in hex, `-` for no boot id.
+    /// Shape: a line `NAME VALUE` for each field, in their order; ids in hex, `-` for no boot id. Then the line
+    /// `leader_epochs`, and a line `EPOCH START_OFFSET` for each term.
     fn body(&self) -> String {
         let boot_id = self.boot_id.map_or("-".to_owned(), |id| id.to_string());
         format!(
             "log_id {}\nlog_start_offset {}\nrecovery_point {}\nsegment_base_offset {}\nsegment_position {}\nclean \
-             {}\nboot_id {boot_id}\n",
+             {}\nboot_id {boot_id}\nleader_epochs\n{}",
             self.log_id,
             self.log_start_offset,
             self.recovery_point,
             self.segment_base_offset,
             self.segment_position,
             self.clean,
+            self.epochs.lines(),
         )
     }
 
@@ -84,10 +90,13 @@ impl Checkpoint for LogCheckpoint {
                 "-" => None,
                 id => Some(id.parse().ok()?),
             },
+            epochs: match lines.next()? {
+                "leader_epochs" => EpochTable::from_lines(lines)?,
+                _ => return None,
+            },
         };
-        let ordered = checkpoint.segment_base_offset <= checkpoint.recovery_point
-            && checkpoint.log_start_offset <= checkpoint.recovery_point;
-        (ordered && lines.next().is_none()).then_some(checkpoint)
+        // The log start may lie behind the recovery point: a sealed segment that is not trimmed holds that back.
+        (checkpoint.segment_base_offset <= checkpoint.recovery_point).then_some(checkpoint)
     }
 }
 

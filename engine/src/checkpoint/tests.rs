@@ -27,6 +27,7 @@ fn log_checkpoint() -> LogCheckpoint {
         segment_position: 88_123,
         clean: true,
         boot_id: Some(BootId(7)),
+        epochs: table(&[(0, 0), (2, 10)]),
     }
 }
 
@@ -106,23 +107,21 @@ fn cuts_at_the_start_move_the_term_that_stays() {
 
 #[test]
 fn files_are_read_back() {
-    let t = table(&[(0, 0), (2, 10), (i32::MAX as u32, i64::MAX as u64)]);
-    assert_eq!(decode::<EpochTable>(&encode(&t)), Ok(t));
-    assert_eq!(decode::<EpochTable>(&encode(&EpochTable::default())), Ok(EpochTable::default()));
     let log = log_checkpoint();
-    assert_eq!(decode::<LogCheckpoint>(&encode(&log)), Ok(log));
-    let unknown = LogCheckpoint { boot_id: None, clean: false, ..log };
-    assert_eq!(decode::<LogCheckpoint>(&encode(&unknown)), Ok(unknown));
+    assert_eq!(decode::<LogCheckpoint>(&encode(&log)), Ok(log.clone()));
+    let epochs = table(&[(0, 0), (2, 10), (i32::MAX as u32, i64::MAX as u64)]);
+    for epochs in [epochs, EpochTable::default()] {
+        let other = LogCheckpoint { boot_id: None, clean: false, epochs, ..log.clone() };
+        assert_eq!(decode::<LogCheckpoint>(&encode(&other)), Ok(other));
+    }
 }
 
 #[test]
 fn the_text_is_the_released_one() {
-    let epochs = "corelog leader-epochs 1 9 a243f2fc\n0 0\n2 10\n";
-    assert_eq!(String::from_utf8_lossy(&encode(&table(&[(0, 0), (2, 10)]))), epochs);
-    let log = "corelog log 1 179 0c1c1409\n\
+    let log = "corelog log 1 202 66ffabda\n\
         log_id 00000000000000000000000000000abc\nlog_start_offset 5\nrecovery_point 1500\n\
         segment_base_offset 1000\nsegment_position 88123\nclean true\n\
-        boot_id 00000000000000000000000000000007\n";
+        boot_id 00000000000000000000000000000007\nleader_epochs\n0 0\n2 10\n";
     assert_eq!(String::from_utf8_lossy(&encode(&log_checkpoint())), log);
 }
 
@@ -152,16 +151,18 @@ fn newer_formats_and_other_kinds_are_named() {
     let body = log_checkpoint().body();
     let newer = DecodeError::Newer { kind: "log", version: 2, version_max: 1 };
     assert_eq!(decode::<LogCheckpoint>(&frame("log", 2, &body)), Err(newer));
-    let other = DecodeError::WrongKind { kind: "log", found: "leader-epochs".to_owned() };
-    assert_eq!(decode::<LogCheckpoint>(&encode(&table(&[(0, 0)]))), Err(other));
+    let other = DecodeError::WrongKind { kind: "log", found: "topic".to_owned() };
+    assert_eq!(decode::<LogCheckpoint>(&frame("topic", 1, &body)), Err(other));
 }
 
 #[test]
 fn sound_files_with_impossible_contents_are_not_believed() {
-    let corrupt = Err(DecodeError::Corrupt { kind: "leader-epochs" });
-    for body in ["3 10\n2 20\n", "3 10\n4 10\n", "3\n", "x 1\n", "1 -1\n", "4294967295 0\n", "1 2 3\n", "\n"]
+    let corrupt = Err(DecodeError::Corrupt { kind: "log" });
+    let without = LogCheckpoint { epochs: EpochTable::default(), ..log_checkpoint() }.body();
+    for lines in ["3 10\n2 20\n", "3 10\n4 10\n", "3\n", "x 1\n", "1 -1\n", "4294967295 0\n", "1 2 3\n", "\n"]
     {
-        assert_eq!(decode::<EpochTable>(&frame("leader-epochs", 1, body)), corrupt, "{body:?}");
+        let body = format!("{without}{lines}");
+        assert_eq!(decode::<LogCheckpoint>(&frame("log", 1, &body)), corrupt, "{lines:?}");
     }
     let before = LogCheckpoint { segment_base_offset: Offset(2_000), ..log_checkpoint() };
     assert!(decode::<LogCheckpoint>(&encode(&before)).is_err());
@@ -180,18 +181,16 @@ proptest! {
     #[test]
     fn no_bytes_stop_the_process(
         mut bytes in prop::collection::vec(any::<u8>(), 0..300),
-        head in prop::option::of("corelog (log|leader-epochs) [0-9]{1,30} [0-9]{1,30} [0-9a-f]{1,9}\n"),
+        head in prop::option::of("corelog (log|topic) [0-9]{1,30} [0-9]{1,30} [0-9a-f]{1,9}\n"),
     ) {
         if let Some(head) = head {
             bytes.splice(0..0, head.bytes());
         }
         prop_assert!(decode::<LogCheckpoint>(&bytes).is_err());
-        prop_assert!(decode::<EpochTable>(&bytes).is_err());
     }
 
     #[test]
     fn no_body_stops_the_process(body in "[0-9a-z_ \n]{0,60}") {
-        let _ = decode::<EpochTable>(&frame("leader-epochs", 1, &body));
         let _ = decode::<LogCheckpoint>(&frame("log", 1, &body));
     }
 
@@ -205,7 +204,8 @@ proptest! {
                 _ => { let _ = t.assign(LeaderEpoch(epoch), Offset(offset)); }
             }
             prop_assert!(t.entries().is_sorted_by(|a, b| a.epoch < b.epoch && a.start_offset < b.start_offset));
-            prop_assert_eq!(decode::<EpochTable>(&encode(&t)), Ok(t.clone()));
+            let file = LogCheckpoint { epochs: t.clone(), ..log_checkpoint() };
+            prop_assert_eq!(decode::<LogCheckpoint>(&encode(&file)), Ok(file));
         }
     }
 }

@@ -28,10 +28,8 @@ use crate::disk::{BLOCK_BYTES, Disk, DiskFile, OpenMode};
 use crate::engine::Engine;
 use crate::types::{LogId, Offset, TimestampMs};
 
-/// Name of the file with the recovery point.
+/// Name of the file with the recovery point and the leader epochs.
 pub(super) const CHECKPOINT_NAME: &str = "log.checkpoint";
-/// Name of the file with the leader epochs.
-pub(super) const EPOCHS_NAME: &str = "leader-epochs.checkpoint";
 
 /// Scanned bytes from which on a new recovery point is worth its syncs.
 const STORE_AFTER_BYTES: u64 = 1 << 20;
@@ -199,27 +197,25 @@ struct Recovery<'a, D: Disk> {
 impl<D: Disk> Recovery<'_, D> {
     async fn run(&self, was_clean: bool) -> Result<(Found<D>, RecoveryReport), OpenError> {
         let checkpoint = self.load_checkpoint().await?;
-        let epochs = self.load::<EpochTable>(EPOCHS_NAME).await?;
-        let bases = self.list_segments(checkpoint).await?;
+        let bases = self.list_segments(checkpoint.as_ref()).await?;
         let boot_id = self.engine.options().boot_id;
         let mut report = RecoveryReport::default();
         let (Some(first), Some(last)) = (bases.first().copied(), bases.last().copied()) else {
-            return Ok((self.without_segments(checkpoint, epochs).await?, report));
+            return Ok((self.without_segments(checkpoint).await?, report));
         };
-        // Without the epoch table its entries have to be found again: by reading everything.
-        let known = checkpoint.filter(|_| epochs.is_some());
-        let start = checkpoint.map_or(first, |c| c.log_start_offset).max(first);
-        let point = known.map_or((first, Mark { position: 0, offset: first }), |c| {
+        let start = checkpoint.as_ref().map_or(first, |c| c.log_start_offset).max(first);
+        let point = checkpoint.as_ref().map_or((first, Mark { position: 0, offset: first }), |c| {
             (c.segment_base_offset, Mark { position: c.segment_position, offset: c.recovery_point })
         });
         if !bases.contains(&point.0) {
             let (path, gap_start, gap_end) = (self.dir.to_owned(), point.0, point.1.offset.max(first));
             return Err(OpenError::MissingSegment { path, gap_start, gap_end });
         }
-        let mut epochs = epochs.unwrap_or_default();
+        // Without a checkpoint its terms have to be found again: by reading everything.
+        let mut epochs = checkpoint.as_ref().map_or_else(EpochTable::default, |c| c.epochs.clone());
         epochs.truncate_from_end(point.1.offset);
         let mut sealed = self.trusted_segments(&bases, point.0).await?;
-        if was_clean && known.is_some_and(|c| c.clean) && last == point.0 {
+        if was_clean && checkpoint.as_ref().is_some_and(|c| c.clean) && last == point.0 {
             let active = Segment::new(self.dir, last, point.1.offset, point.1.position);
             let file = self.open(&active).await?;
             let length = file.length().await.map_err(at(&active.path, "measure"))?;
@@ -235,16 +231,15 @@ impl<D: Disk> Recovery<'_, D> {
         let (scanned, prepared_end) = self.scan_tail(tail, point.1, &mut epochs, &mut report).await?;
         sealed.extend(scanned);
         let active = sealed.pop().expect("the scan ends in an active segment");
+        // Damage may have taken what held the log start.
+        let start = start.min(active.end_offset.get());
+        epochs.truncate_from_start(start);
         Ok((Found { id: self.id, start, epochs, sealed, active, prepared_end }, report))
     }
 
     /// The directory of a log whose making was interrupted, or whose segments are gone.
-    async fn without_segments(
-        &self,
-        checkpoint: Option<LogCheckpoint>,
-        epochs: Option<EpochTable>,
-    ) -> Result<Found<D>, OpenError> {
-        if let Some(lost) = checkpoint.filter(|c| c.recovery_point > c.log_start_offset) {
+    async fn without_segments(&self, checkpoint: Option<LogCheckpoint>) -> Result<Found<D>, OpenError> {
+        if let Some(lost) = checkpoint.as_ref().filter(|c| c.recovery_point > c.log_start_offset) {
             let path = self.dir.to_owned();
             return Err(OpenError::MissingSegment {
                 path,
@@ -252,14 +247,14 @@ impl<D: Disk> Recovery<'_, D> {
                 gap_end: lost.recovery_point,
             });
         }
-        let base = checkpoint.map_or(Offset::ZERO, |c| c.recovery_point);
+        let base = checkpoint.as_ref().map_or(Offset::ZERO, |c| c.recovery_point);
         let segment = Rc::new(Segment::new(self.dir, base, base, 0));
         let disk = self.engine.disk();
         let file =
             disk.open(&segment.path, OpenMode::CreateNew).await.map_err(at(&segment.path, "create"))?;
         segment.set_file(Some(file));
         disk.sync_dir(self.dir).await.map_err(at(self.dir, "sync"))?;
-        let epochs = epochs.unwrap_or_default();
+        let epochs = checkpoint.map_or_else(EpochTable::default, |c| c.epochs);
         Ok(Found { id: self.id, start: base, epochs, sealed: Vec::new(), active: segment, prepared_end: 0 })
     }
 
@@ -290,7 +285,7 @@ impl<D: Disk> Recovery<'_, D> {
     }
 
     /// Base offsets of the segments, ascending. Those wholly below the log start had been deleted, and came back.
-    async fn list_segments(&self, checkpoint: Option<LogCheckpoint>) -> Result<Vec<Offset>, OpenError> {
+    async fn list_segments(&self, checkpoint: Option<&LogCheckpoint>) -> Result<Vec<Offset>, OpenError> {
         let disk = self.engine.disk();
         let entries = disk.list(self.dir).await.map_err(at(self.dir, "list"))?;
         let mut bases: Vec<_> = entries.iter().filter_map(|entry| base_offset_of(&entry.name)).collect();

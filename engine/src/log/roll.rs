@@ -10,7 +10,7 @@ use std::io;
 use std::rc::Rc;
 
 use super::prepare::NEXT_SEGMENT_NAME;
-use super::recovery::{CHECKPOINT_NAME, EPOCHS_NAME};
+use super::recovery::CHECKPOINT_NAME;
 use super::segment::{Chunk, segment_path};
 use super::{AppendError, Log, LogFailure, Mark, NextSegment, Segment, Writer};
 use crate::checkpoint::{self, LogCheckpoint};
@@ -142,7 +142,7 @@ impl<D: Disk> Log<D> {
 
     /// Stores the recovery point, the log start and the leader epochs. Durable when it returns.
     pub(super) async fn store_checkpoint(&self, clean: bool) -> io::Result<()> {
-        let (checkpoint, epochs, active) = {
+        let (checkpoint, segment) = {
             let mut state = self.state_mut();
             state.appended_since_checkpoint = 0;
             let (segment, mark) = state.recovery_point();
@@ -154,13 +154,12 @@ impl<D: Disk> Log<D> {
                 segment_position: mark.position,
                 clean,
                 boot_id: self.engine().options().boot_id,
+                epochs: state.epochs.clone(),
             };
-            (checkpoint, state.epochs.clone(), (segment, mark))
+            (checkpoint, segment)
         };
-        let (segment, mark) = active;
-        segment.store_index(self.engine(), mark.offset).await?;
+        segment.store_index(self.engine(), checkpoint.recovery_point).await?;
         let disk = self.engine().disk();
-        checkpoint::store(disk, &self.0.dir.join(EPOCHS_NAME), &epochs).await?;
         checkpoint::store(disk, &self.0.dir.join(CHECKPOINT_NAME), &checkpoint).await
     }
 

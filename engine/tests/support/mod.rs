@@ -51,7 +51,6 @@ pub fn engine_options() -> EngineOptions {
         cold_read_bytes: 16 << 10,
         open_files_max: 3,
         boot_id: Some(BootId(0)),
-        ..EngineOptions::default()
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use corelog_engine::Offset;
 use corelog_engine::batch::BatchHeader;
-use corelog_engine::checkpoint::{self, EpochTable, LogCheckpoint};
+use corelog_engine::checkpoint::{self, LogCheckpoint};
 use corelog_engine::index::{OffsetIndex, SegmentBounds, TimeIndex};
 use serde_json::{Value, json};
 
@@ -189,11 +189,6 @@ impl Inspection {
                 Ok(checkpoint) => found = Some(checkpoint),
                 Err(error) => self.note(&format!("{}: {error}", dir.join("log.checkpoint").display()))?,
             }
-        }
-        if let Some(bytes) = read_side_file(&dir.join("leader-epochs.checkpoint"))?
-            && let Err(error) = checkpoint::decode::<EpochTable>(&bytes)
-        {
-            self.note(&format!("{}: {error}", dir.join("leader-epochs.checkpoint").display()))?;
         }
         Ok(found)
     }
