@@ -96,8 +96,9 @@ pub(super) async fn run(parts: Parts) {
         })
         .collect();
     let clock = Clock::new();
-    let sessions = Sessions::new(options.sessions.clone(), clock.elapsed_ms())
-        .expect("the options were checked before the shard was started");
+    let sessions =
+        Sessions::new(options.sessions.clone().within_buffers(options.memory_bytes), clock.elapsed_ms())
+            .expect("the options were checked before the shard was started");
     let shard = Rc::new(Shard {
         id,
         auto_create: options.auto_create,
