@@ -134,6 +134,7 @@ struct State<D: Disk> {
     /// When somebody last asked to append: the time by which segments expire between two calls of retention.
     last_admit: TimestampMs,
     appended_since_checkpoint: u64,
+    end_when_last_idle: Offset,
     checkpointing: bool,
     checkpoint_queued: bool,
     failure: Option<LogFailure>,
@@ -364,10 +365,14 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Gives memory and write-ahead back that an idle log does not need. The shard calls it on a slow timer.
-    /// Returns whether anything was held.
+    /// Gives memory and write-ahead back if nothing was appended since the last call. The shard calls it on a slow
+    /// timer. Returns whether anything was held.
     pub fn release_idle_memory(&self) -> bool {
         let mut state = self.state_mut();
+        let end = state.ends.end;
+        if std::mem::replace(&mut state.end_when_last_idle, end) != end {
+            return false;
+        }
         let writer = state.active_mut();
         if !writer.pending.is_empty() || self.0.turnstile.is_taken() {
             return false;

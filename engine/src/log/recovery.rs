@@ -175,6 +175,7 @@ impl<D: Disk> Found<D> {
                 unsynced_since: None,
                 last_admit: TimestampMs(i64::MIN),
                 appended_since_checkpoint: 0,
+                end_when_last_idle: end,
                 checkpointing: false,
                 checkpoint_queued: false,
                 failure: None,
