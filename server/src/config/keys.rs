@@ -72,7 +72,7 @@ const OWN_KEYS: &[Key] = keys! {
             "Number of this node in its cluster. Data directories remember it.",
             "Give each node of a cluster its own; never change it on a node that has data.";
         rack: Kind::Text { bytes_max: 255 }, "",
-            "Rack or zone of this node, a label shown to clients and operators.",
+            "Rack or zone of this node, a label of the metric corelog_build_info.",
             "When nodes fail in groups (power, switch) and you want to see which.";
     }
     listen {

@@ -5,6 +5,7 @@
 //! Invariant: unknown keys and values out of range are errors, all reported together, each with its place.
 
 pub mod check;
+pub mod host;
 pub mod keys;
 mod load;
 mod print;
@@ -15,6 +16,7 @@ pub mod value;
 
 use std::path::PathBuf;
 
+pub use host::{HostError, HostPlan};
 pub use load::{ConfigError, Sources, Values, load};
 pub use print::{reference, to_json, to_toml};
 pub use source::{Origin, Problem, nearest};

@@ -48,6 +48,7 @@ pub struct Control {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) failures: FxHashMap<TopicPartition, (ShardId, Failure)>,
     pub(super) waiting: Vec<Waiting>,
+    rack: Arc<str>,
     orphans: usize,
     link: ControlLink,
     sent: Vec<SnapshotVersion>,
@@ -75,8 +76,10 @@ impl Control {
         let count = shards.len();
         state.shards = shards;
         let snapshot = state.next_snapshot();
+        let rack: Arc<str> = config.node.rack.as_str().into();
         let view = watch::Sender::new(Arc::new(View {
             snapshot: snapshot.clone(),
+            rack: rack.clone(),
             applied: vec![SnapshotVersion(0); count],
             failed_partitions: 0,
             data_dirs: Vec::new(),
@@ -91,6 +94,7 @@ impl Control {
             snapshot,
             failures: FxHashMap::default(),
             waiting: Vec::new(),
+            rack,
             orphans: orphans.len(),
             link,
             sent: vec![SnapshotVersion(0); count],
@@ -291,6 +295,7 @@ impl Control {
             sizes.map(|dir| DataDirSizes { total_bytes: dir.total_bytes, free_bytes: dir.free_bytes });
         self.view.send_replace(Arc::new(View {
             snapshot: self.snapshot.clone(),
+            rack: self.rack.clone(),
             applied: self.applied.clone(),
             failed_partitions: self.failures.len(),
             data_dirs: sizes.collect(),

@@ -29,9 +29,11 @@ pub struct DataDirSizes {
 pub struct View {
     /// The newest snapshot.
     pub snapshot: Arc<Snapshot>,
+    /// Rack or zone of the node; empty if nobody has said.
+    pub rack: Arc<str>,
     /// What each shard has applied.
     pub applied: Vec<SnapshotVersion>,
-    /// Shards that have reported partitions they cannot serve; how many partitions.
+    /// Partitions that their shards cannot serve.
     pub failed_partitions: usize,
     /// Space of each data directory.
     pub data_dirs: Vec<DataDirSizes>,

@@ -107,9 +107,17 @@ impl Scrape {
     fn node(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
         let view = &self.view;
         let snapshot: &Snapshot = &view.snapshot;
-        let build =
-            encoder.encode_descriptor("corelog_build_info", "Version of the server", None, MetricType::Gauge);
-        let labels = [("version", env!("CARGO_PKG_VERSION")), ("cluster", &*snapshot.cluster_id)];
+        let build = encoder.encode_descriptor(
+            "corelog_build_info",
+            "Version of the server, cluster and rack of the node",
+            None,
+            MetricType::Gauge,
+        );
+        let labels = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("cluster", &*snapshot.cluster_id),
+            ("rack", &*view.rack),
+        ];
         ConstGauge::new(1_u64).encode(build?.encode_family(&labels)?)?;
         let partitions: usize = snapshot.topics().iter().map(|topic| topic.partitions.len()).sum();
         let gauges: [(&str, &str, u64); 8] = [

@@ -47,6 +47,7 @@ fn view(applied: &[u64], is_stopping: bool) -> Arc<View> {
     };
     Arc::new(View {
         snapshot: Arc::new(Snapshot::new(head, vec![Arc::new(topic)])),
+        rack: "zone-a".into(),
         applied: applied.iter().map(|version| SnapshotVersion(*version)).collect(),
         failed_partitions: 0,
         data_dirs: vec![DataDirSizes { total_bytes: 100, free_bytes: 5 }],
@@ -124,6 +125,7 @@ async fn metrics_show_shards_that_answer_and_those_that_do_not() {
     let (line, body) = get(&address, "/metrics").await;
     assert!(line.contains("200"), "{line}");
     let expected = [
+        "cluster=\"c1\",rack=\"zone-a\"} 1",
         "corelog_shard_up{shard=\"0\"} 1",
         "corelog_shard_up{shard=\"1\"} 0",
         "corelog_requests_total{shard=\"0\"} 11",
