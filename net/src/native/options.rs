@@ -80,11 +80,13 @@ pub enum SessionOptionsError {
 }
 
 impl SessionOptions {
-    /// Cuts `unsent_bytes_max` to a quarter of the shard's buffer memory, so that slow consumers leave the rest to
-    /// producers.
+    /// Fits the limits to a shard with so much buffer memory: slow consumers hold at most a quarter of it, so that the
+    /// rest is left to producers, and frames that arrive take at most half as much beside it.
     #[must_use]
     pub fn within_buffers(mut self, buffer_bytes: usize) -> Self {
         self.unsent_bytes_max = self.unsent_bytes_max.min((buffer_bytes as u64 / 4).max(1));
+        let large_frames_bytes_max = self.large_frames_bytes_max.min(buffer_bytes / 2);
+        self.large_frames_bytes_max = large_frames_bytes_max.max(self.frame_bytes_max as usize);
         self
     }
 
@@ -140,6 +142,15 @@ mod tests {
     #[test]
     fn defaults_agree_with_each_other() {
         assert_eq!(SessionOptions::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_small_shard_gets_small_limits_that_still_agree() {
+        let small = SessionOptions::default().within_buffers(64 << 20);
+        assert_eq!((small.unsent_bytes_max, small.large_frames_bytes_max), (16 << 20, 32 << 20));
+        assert_eq!(SessionOptions::default().within_buffers(1).check(), Ok(()));
+        let large = SessionOptions::default().within_buffers(8 << 30);
+        assert_eq!(large, SessionOptions::default(), "more memory than the limits ask for changes nothing");
     }
 
     #[test]
