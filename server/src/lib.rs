@@ -7,4 +7,5 @@ pub mod config;
 pub mod control;
 pub mod http;
 pub mod logging;
+pub mod serve;
 pub mod shard;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use super::{CliError, CliResult, Exit};
+use crate::config::{self, Sources};
+use crate::serve::{self, ServeError};
 
 /// Flags of `corelog serve`; each one given overrides the configuration file.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -29,6 +31,28 @@ pub struct ServeArgs {
 
 /// Runs the node in the foreground.
 pub fn run(args: ServeArgs) -> CliResult {
-    let _ = args;
-    Err(CliError::new(Exit::Failure, "this build has no node yet"))
+    let mut sources = Sources::from_process(args.config);
+    if !args.data.is_empty() {
+        let dirs: Vec<String> = args.data.iter().map(|dir| dir.display().to_string()).collect();
+        sources = sources.flag("data.dirs", dirs.join(","), "--data");
+    }
+    let flags = [
+        ("listen.address", args.listen, "--listen"),
+        ("http.address", args.http, "--http"),
+        ("cores.data", args.cores, "--cores"),
+    ];
+    for (key, value, flag) in flags {
+        if let Some(value) = value {
+            sources = sources.flag(key, value, flag);
+        }
+    }
+    let config = config::load(&sources).map_err(|error| {
+        CliError::usage(error).advise("`corelog config reference` lists every key with its range and default")
+    })?;
+    serve::run(config).map_err(|error| match error {
+        ServeError::Resources(_) | ServeError::Listen { .. } => CliError::usage(error),
+        ServeError::Start(_) | ServeError::Shard(_) | ServeError::Control(_) | ServeError::Unclean => {
+            CliError::new(Exit::Failure, error)
+        }
+    })
 }

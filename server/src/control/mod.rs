@@ -29,7 +29,7 @@ pub use snapshot::{
     DataDirIndex, DataDirMetadata, DataDirState, NodeId, PartitionMetadata, ShardAddress, ShardId, Snapshot,
     SnapshotVersion, TopicMetadata,
 };
-pub use spawn::{ControlHandle, ControlThread};
+pub use spawn::{ControlHandle, ControlThread, Watcher};
 pub use start::{Opened, StartError, open};
 pub use stats::{LatencyBuckets, PartitionStats, ShardStats};
 pub use thread::{Control, Stopped};

@@ -3,7 +3,9 @@
 //! Owns: what ends a node. SIGTERM, SIGINT and [`ControlHandle::stop`] begin a graceful stop; a second signal ends the
 //! process at once, which is safe (it is what kill -9 does) and costs the next start a scan.
 
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -13,6 +15,7 @@ use super::messages::ControlLink;
 use super::snapshot::ShardAddress;
 use super::start::Opened;
 use super::thread::{Control, Stopped};
+use super::view::Observer;
 use crate::config::Config;
 use crate::http;
 
@@ -35,7 +38,12 @@ pub struct ControlThread {
     pub core: Option<u16>,
     /// Whether SIGTERM and SIGINT stop the node; tests that run several nodes in a process say no.
     pub handle_signals: bool,
+    /// Runs beside the control loop and looks at the node: who says that it is ready.
+    pub watcher: Option<Watcher>,
 }
+
+/// Makes the future of [`ControlThread::watcher`].
+pub type Watcher = Box<dyn FnOnce(Observer) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// A running control thread.
 pub struct ControlHandle {
@@ -80,6 +88,9 @@ impl ControlThread {
                         tracing::error!(%error, "metrics and health are not served any more");
                     }
                 });
+            }
+            if let Some(watcher) = self.watcher {
+                tokio::spawn(watcher(control.observer()));
             }
             let handle_signals = self.handle_signals;
             Ok(control.run(async move { wait_for_stop(stopped, handle_signals).await }).await)

@@ -66,6 +66,12 @@ impl Observer {
         self.view.borrow().clone()
     }
 
+    /// Waits until every shard serves; `false` if the node stops before.
+    pub async fn wait_until_ready(&mut self) -> bool {
+        let ready = self.view.wait_for(|view| view.is_ready() || view.is_stopping).await;
+        ready.is_ok_and(|view| view.is_ready())
+    }
+
     /// Asks every shard. `None` for one that does not answer in time.
     ///
     /// Cancel: a shard that answers later answers nobody.
