@@ -75,6 +75,7 @@ fn start(config: Config, shards: u16) -> Result<Node, StartError> {
         http: None,
         core: None,
         handle_signals: false,
+        watcher: None,
     };
     let handle = thread.spawn().expect("the thread starts");
     Ok(Node { handle, reports, mischief, newest })
