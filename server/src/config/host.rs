@@ -44,7 +44,7 @@ pub enum HostError {
         /// The setting that names it.
         key: &'static str,
         /// Why.
-        error: TuningError,
+        error: Box<TuningError>,
     },
     /// A core that this process may not use.
     #[error("{key}: core {core} is not among the cores that this process may use ({allowed:?})")]
@@ -73,7 +73,7 @@ pub enum HostError {
 
 /// Plans a node on a host. Reads the tuning files that the configuration names.
 pub fn plan(config: &Config, host: &Host) -> Result<HostPlan, HostError> {
-    let tuned = |key| move |error| HostError::Tuning { key, error };
+    let tuned = |key| move |error| HostError::Tuning { key, error: Box::new(error) };
     let cores_file: Option<CoresFile> = match &config.tuning.cores_file {
         Some(path) => Some(CoresFile::load(path, host).map_err(tuned("tuning.cores_file"))?),
         None => None,

@@ -1,0 +1,73 @@
+//! `corelog config` as a person runs it: the real binary, real files, exit codes.
+//!
+//! Must never happen: a wrong file that passes, a problem without its line, a reference that differs from the docs.
+
+use std::process::{Command, Output};
+
+fn corelog(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_corelog"));
+    command.args(arguments);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CORELOG_") {
+            command.env_remove(name);
+        }
+    }
+    command.envs(environment.iter().copied()).output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn check_reports_every_problem_with_its_line_and_exits_with_2() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("corelog.toml");
+    let contents =
+        "[listen]\nadress = \"127.0.0.1:9700\"\n\n[topic]\nretention_ms = \"forever\"\npartitions = 0\n";
+    std::fs::write(&file, contents).expect("written");
+    let output = corelog(&["config", "check", &file.display().to_string()], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    for words in [
+        "3 problems",
+        "corelog.toml:2: unknown key listen.adress; did you mean listen.address?",
+        "corelog.toml:5: topic.retention_ms: \"forever\" is no duration",
+        "corelog.toml:6: topic.partitions: 0 is out of range: 1 to 100000",
+    ] {
+        assert!(said.contains(words), "{words:?} in:\n{said}");
+    }
+    assert_eq!(text(&output.stdout), "");
+}
+
+#[test]
+fn check_passes_what_print_prints() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("corelog.toml");
+    let printed = corelog(&["config", "print"], &[("CORELOG_TOPIC_PARTITIONS", "8")]);
+    assert!(printed.status.success(), "{}", text(&printed.stderr));
+    let printed = text(&printed.stdout);
+    assert!(printed.contains("partitions = 8 # environment variable CORELOG_TOPIC_PARTITIONS"), "{printed}");
+    std::fs::write(&file, &printed).expect("written");
+    let checked = corelog(&["config", "check", &file.display().to_string()], &[]);
+    assert!(checked.status.success(), "{}", text(&checked.stderr));
+    let json = corelog(&["config", "print", &file.display().to_string(), "--json"], &[]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["topic"]["partitions"], 8);
+    assert_eq!(json["topic"]["retention_bytes"], serde_json::Value::Null);
+    assert_eq!(json["limits"]["frame_bytes_max"], 16 << 20);
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let output = corelog(&["config", "check", "/no/such/corelog.toml"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("/no/such/corelog.toml"));
+}
+
+#[test]
+fn reference_prints_the_docs() {
+    let output = corelog(&["config", "reference"], &[]);
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+    assert_eq!(text(&output.stdout), std::fs::read_to_string(docs).expect("the docs"));
+}
