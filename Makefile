@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: run build test lint unit fuzz bench-quick clean help
+.PHONY: run build test lint readme unit fuzz bench-quick clean help
 
 run: build ## Build, start a node in a temporary directory, stream real data through it, kill it, prove nothing is lost
 	target/release/corelog demo
@@ -11,7 +11,7 @@ build: ## Build the release binary target/release/corelog
 	@scripts/setup.sh build
 	$(CARGO) build --release --locked -p corelog-server
 
-test: setup lint unit ## Everything: format, lints, schemas, all tests
+test: setup lint readme unit ## Everything: format, lints, the commands of README.md, all tests
 
 .PHONY: setup
 setup:
@@ -20,6 +20,9 @@ setup:
 lint:
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+readme: ## Every command in README.md runs
+	scripts/check-readme.sh
 
 bench-quick: ## A small set of measurements against a node of its own; RUNS=5 for medians
 	scripts/bench-quick.sh
