@@ -53,6 +53,8 @@ fn literal(chars: &mut std::str::Chars<'_>) -> String {
                     let rest = chars.as_str().trim_start();
                     *chars = rest.chars();
                 }
+                // A line end reads as a space in a table.
+                Some('n') => text.push(' '),
                 Some(escaped) => text.push(escaped),
                 None => break,
             },
