@@ -89,6 +89,9 @@ pub enum ReadError {
         /// What is wrong with the batch.
         reason: String,
     },
+    /// The log was deleted meanwhile: ask where the partition is now.
+    #[error("the log was deleted")]
+    Closed,
     /// The disk failed.
     #[error("cannot read {path}: {reason}")]
     Disk {

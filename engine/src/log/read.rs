@@ -62,6 +62,10 @@ impl<D: Disk> Log<D> {
                 }
                 (state.segment_for(from), state.generation)
             };
+            // Retention and cuts take a segment out of the log before they mark it; only deletion does not.
+            if segment.gone.get() {
+                return Err(ReadError::Closed);
+            }
             let result = read_segment(self.engine(), &segment, from, visible_end, limits).await;
             if segment.gone.get() || self.state().generation != generation {
                 continue;
@@ -388,6 +392,7 @@ async fn load<D: Disk>(
         }
     }
     segment.loading.borrow_mut().push(start);
+    let life = segment.life.get();
     let loading = Loading { segment: segment.clone(), start };
     let sequential = segment.cold_end.get() == start;
     let size = if sequential { engine.options().cold_read_bytes } else { SEEK_READ_BYTES };
@@ -402,6 +407,9 @@ async fn load<D: Disk>(
         engine.opened_sealed(segment);
     }
     let written = segment.written_bytes.get();
+    if written <= start {
+        return Err(cut_short());
+    }
     let end = segment.next_chunk_start(start).unwrap_or(u64::MAX).min(written.next_multiple_of(BLOCK));
     let length = size.min((end - start) as usize);
     let (buffer, read) = file.read_at(buffer, length, start, IoClass::ColdRead).await;
@@ -409,16 +417,20 @@ async fn load<D: Disk>(
     engine.count(|s| s.device_read_bytes += usable as u64);
     let skip = (position - start) as usize;
     if usable <= skip {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment is shorter than its batches"));
+        return Err(cut_short());
     }
     let bytes = buffer.slice(0..usable);
-    if !segment.gone.get() {
+    if !segment.gone.get() && segment.life.get() == life {
         segment.insert_chunk(start, Chunk { bytes: bytes.clone(), dirty: false, from_disk: true });
         engine.cache(segment, start);
     }
     drop(loading);
     segment.cold_end.set(start + length as u64);
     Ok(Some(bytes.slice(skip..usable)))
+}
+
+fn cut_short() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the segment is shorter than its batches")
 }
 
 /// Lets the background read the next chunk of a sequential cold reader.

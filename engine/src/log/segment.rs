@@ -75,6 +75,8 @@ pub(crate) struct Segment<D: Disk> {
     pub(crate) cold_end: Cell<u64>,
     /// Deleted or truncated away: readers start over.
     pub(crate) gone: Cell<bool>,
+    /// Grows when its end is cut: what was read from the device before is not what stands there now.
+    pub(crate) life: Cell<u64>,
     /// Nothing is appended any more.
     pub(crate) sealed: Cell<bool>,
     /// An admission is using the tail chunk: it stays in memory.
@@ -102,6 +104,7 @@ impl<D: Disk> Segment<D> {
             loaded: Notify::default(),
             cold_end: Cell::new(u64::MAX),
             gone: Cell::new(false),
+            life: Cell::new(0),
             sealed: Cell::new(false),
             pinned: Cell::new(false),
             tail_listed: Cell::new(false),
@@ -226,20 +229,27 @@ impl<D: Disk> Segment<D> {
         if self.index.borrow().is_some() {
             return Ok(());
         }
-        let loaded = match self.read_index_files(engine).await {
-            Some(index) => index,
-            None => {
-                if self.bytes.get() > 0 {
-                    tracing::info!(segment = %self.path.display(), "index lost or damaged, building it again");
+        loop {
+            let life = self.life.get();
+            let loaded = match self.read_index_files(engine).await {
+                Some(index) => Ok(index),
+                None => {
+                    if self.bytes.get() > 0 {
+                        tracing::info!(segment = %self.path.display(), "index lost or damaged, building it again");
+                    }
+                    let empty = SegmentIndex::new(self.base, engine.options().index_interval_bytes);
+                    self.feed_index(engine, empty, 0, |_| {}).await
                 }
-                let empty = SegmentIndex::new(self.base, engine.options().index_interval_bytes);
-                self.feed_index(engine, empty, 0, |_| {}).await?
+            };
+            if self.life.get() != life {
+                // It was cut meanwhile: what was read may speak of what is gone.
+                continue;
             }
-        };
-        let mut index = self.index.borrow_mut();
-        let index = index.get_or_insert(loaded);
-        self.max_timestamp.set(self.max_timestamp.get().max(index.max_timestamp()));
-        Ok(())
+            let mut index = self.index.borrow_mut();
+            let index = index.get_or_insert(loaded?);
+            self.max_timestamp.set(self.max_timestamp.get().max(index.max_timestamp()));
+            return Ok(());
+        }
     }
 
     async fn read_index_files(&self, engine: &Engine<D>) -> Option<SegmentIndex> {
@@ -295,13 +305,14 @@ impl<D: Disk> Segment<D> {
         }
         tracing::warn!(segment = %self.path.display(), "the index is wrong, building it again");
         let empty = SegmentIndex::new(self.base, engine.options().index_interval_bytes);
+        let life = self.life.get();
         match self.feed_index(engine, empty, 0, |_| {}).await {
-            Ok(index) => {
+            Ok(index) if self.life.get() == life => {
                 self.max_timestamp.set(index.max_timestamp());
                 *self.index.borrow_mut() = Some(index);
                 true
             }
-            Err(_) => false,
+            _ => false,
         }
     }
 

@@ -24,6 +24,21 @@ impl<D: Disk> Log<D> {
         at: TimestampMs,
         visible_end: Offset,
     ) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+        loop {
+            let generation = self.state().generation;
+            let found = self.search(at, visible_end).await;
+            let start_moved = matches!(found, Err(ReadError::OffsetOutOfRange { .. }));
+            if !start_moved && self.state().generation == generation {
+                return found;
+            }
+        }
+    }
+
+    async fn search(
+        &self,
+        at: TimestampMs,
+        visible_end: Offset,
+    ) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
         let segments = {
             let state = self.state();
             let active = state.active().segment.clone();
@@ -33,7 +48,12 @@ impl<D: Disk> Log<D> {
             if segment.base >= visible_end {
                 break;
             }
-            segment.load_index(self.engine()).await?;
+            let loaded = segment.load_index(self.engine()).await;
+            if segment.gone.get() {
+                // Retention came between: what it held is before the log start.
+                continue;
+            }
+            loaded?;
             if segment.index().max_timestamp() < Some(at) {
                 continue;
             }

@@ -221,6 +221,7 @@ impl<D: Disk> State<D> {
         }
         self.sealed.retain(|s| s.base < segment.base);
         self.finishing.retain(|s| s.base < segment.base);
+        segment.life.set(segment.life.get() + 1);
         segment.drop_chunks();
         segment.index.take();
         segment.sealed.set(false);

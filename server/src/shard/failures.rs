@@ -78,6 +78,7 @@ fn of_read(error: &ReadError) -> Failure {
         ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Corrupt { .. } => ErrorCode::CorruptData,
         ReadError::Disk { .. } => ErrorCode::StorageFailed,
+        ReadError::Closed => ErrorCode::NotLeader,
     };
     failure(code, error)
 }
