@@ -16,7 +16,7 @@ use corelog_engine::checkpoint::{self, LogCheckpoint};
 use corelog_engine::index::{OffsetIndex, SegmentBounds, TimeIndex};
 use serde_json::{Value, json};
 
-use self::scan::{SegmentScan, Tail, scan_segment};
+use self::scan::{Expected, SegmentScan, Tail, scan_segment};
 use super::output::{Output, Progress, bytes_text, count_text};
 use super::{CliError, CliResult, Exit};
 
@@ -224,7 +224,13 @@ impl Inspection {
         let mut epoch = None;
         for (index, (base, path)) in segments.iter().enumerate() {
             let next_base = segments.get(index + 1).map(|(base, _)| *base);
-            let scan = self.segment(path, *base, epoch, next_base.is_none())?;
+            let expected = Expected {
+                base_offset: *base,
+                epoch_min: epoch,
+                is_last: next_base.is_none(),
+                durable_end: checkpoint.map_or(Offset::ZERO, |c| c.recovery_point),
+            };
+            let scan = self.segment(path, expected)?;
             epoch = scan.epoch;
             let gap = next_base.filter(|next| *next != scan.next_offset);
             self.add(&scan, gap.is_some());
@@ -250,18 +256,12 @@ impl Inspection {
         Ok(())
     }
 
-    fn segment(
-        &mut self,
-        path: &Path,
-        base: Offset,
-        epoch_min: Option<corelog_engine::LeaderEpoch>,
-        is_last: bool,
-    ) -> CliResult<SegmentScan> {
+    fn segment(&mut self, path: &Path, expected: Expected) -> CliResult<SegmentScan> {
         let mut seen: Vec<(BatchHeader, u64)> = Vec::new();
         let listed = self.args.batches || self.args.records;
         let total = &self.total;
         let progress = &mut self.progress;
-        let scan = scan_segment(path, base, epoch_min, is_last, |header, position| {
+        let scan = scan_segment(path, expected, |header, position| {
             if listed {
                 seen.push((*header, position));
             }

@@ -87,15 +87,47 @@ pub(super) struct SegmentScan {
     pub tail: Tail,
 }
 
-/// Scans a file whose first batch should have offset `base_offset`; `each` gets every sound batch: header and
-/// position. `may_tear` is true for the last segment of a log: only there a torn end is no damage.
+/// What is known of a segment before it is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    /// Offset of its first batch: its name.
+    pub base_offset: Offset,
+    /// Epoch of the last batch of the segment before.
+    pub epoch_min: Option<LeaderEpoch>,
+    /// Whether it is the last segment of its log: only there a torn end is no damage.
+    pub is_last: bool,
+    /// The log was durable up to here: of the last segment, nothing below may be torn.
+    pub durable_end: Offset,
+}
+
+/// Scans a file; `each` gets every sound batch: header and position.
 pub(super) fn scan_segment(
     path: &Path,
-    base_offset: Offset,
-    epoch_min: Option<LeaderEpoch>,
-    may_tear: bool,
+    expected: Expected,
+    each: impl FnMut(&BatchHeader, u64),
+) -> io::Result<SegmentScan> {
+    let mut scan = scan_batches(path, expected, each)?;
+    if expected.is_last && scan.next_offset < expected.durable_end {
+        // Also the one end that looks like none: a file cut, or zeroed, behind a whole batch.
+        let mut reason =
+            format!("the log ends here, but it was durable up to offset {}", expected.durable_end);
+        if let Tail::Torn { reason: torn, .. } = &scan.tail {
+            reason = format!("{reason}: {torn}");
+        }
+        let (position, offset) = (scan.sound_end, scan.next_offset);
+        if scan.damages.last().is_none_or(|damage| damage.position != position) {
+            scan.damages.push(Damage { position, offset, reason, resumes: None });
+        }
+    }
+    Ok(scan)
+}
+
+fn scan_batches(
+    path: &Path,
+    expected: Expected,
     mut each: impl FnMut(&BatchHeader, u64),
 ) -> io::Result<SegmentScan> {
+    let Expected { base_offset, epoch_min, is_last: may_tear, .. } = expected;
     let mut file = File::open(path)?;
     let file_bytes = file.metadata()?.len();
     let mut check = HeaderCheck::exact(base_offset, BATCH_BYTES_MAX);
@@ -264,10 +296,16 @@ mod tests {
         bytes
     }
 
-    fn scan(contents: &[u8], may_tear: bool) -> SegmentScan {
+    fn scan(contents: &[u8], is_last: bool) -> SegmentScan {
+        scan_durable(contents, is_last, 0)
+    }
+
+    fn scan_durable(contents: &[u8], is_last: bool, durable_end: u64) -> SegmentScan {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), contents).expect("written");
-        scan_segment(file.path(), Offset(0), None, may_tear, |_, _| {}).expect("read")
+        let (base_offset, durable_end) = (Offset(0), Offset(durable_end));
+        let expected = Expected { base_offset, epoch_min: None, is_last, durable_end };
+        scan_segment(file.path(), expected, |_, _| {}).expect("read")
     }
 
     #[test]
@@ -313,6 +351,20 @@ mod tests {
             [(at(1), Offset(3), Some((at(2), Offset(6)))), (at(4), Offset(12), Some((at(5), Offset(15))))]
         );
         assert!(found.damages[0].reason.contains("checksum"), "{}", found.damages[0].reason);
+    }
+
+    #[test]
+    fn nothing_below_the_durable_end_may_be_missing() {
+        let sound = [batch(0, 1), batch(3, 1)].concat();
+        assert_eq!(scan_durable(&sound, true, 6).damages, []);
+        let torn = &sound[..sound.len() - 4];
+        let zeroed = [&batch(0, 1)[..], &[0; 4096]].concat();
+        for contents in [torn, &zeroed, &batch(0, 1)] {
+            let found = scan_durable(contents, true, 6);
+            assert_eq!(found.damages.len(), 1);
+            assert_eq!((found.damages[0].offset, found.next_offset), (Offset(3), Offset(3)));
+            assert!(found.damages[0].reason.contains("durable up to offset 6"));
+        }
     }
 
     #[test]
