@@ -50,7 +50,7 @@ pub fn run(args: ServeArgs) -> CliResult {
         CliError::usage(error).advise("`corelog config reference` lists every key with its range and default")
     })?;
     serve::run(config).map_err(|error| match error {
-        ServeError::Resources(_) | ServeError::Listen { .. } => CliError::usage(error),
+        ServeError::Host(_) | ServeError::Listen { .. } => CliError::usage(error),
         ServeError::Start(_) | ServeError::Shard(_) | ServeError::Control(_) | ServeError::Unclean => {
             CliError::new(Exit::Failure, error)
         }

@@ -6,7 +6,7 @@
 //! nobody, and a restart is safe at any instant.
 //! Not here: what ends a node and how it drains (`crate::control`, `crate::shard`).
 
-mod resources;
+mod options;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -15,20 +15,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use corelog_engine::TimestampMs;
 
+use crate::config::host::{HostError, HostPlan, plan};
 use crate::config::{Config, HostPort};
 use crate::control::{
     ControlThread, Observer, Opened, ShardAddress, ShardId, StartError, Stopped, link_shards, open,
 };
 use crate::shard::{self, ShardError, ShardStart, listener};
-pub use resources::ResourceError;
-use resources::{Resources, plan, shard_options};
+use options::shard_options;
 
 /// Why a node did not run to a clean end.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// It does not fit this host as configured.
-    #[error(transparent)]
-    Resources(#[from] ResourceError),
+    #[error("{0}")]
+    Host(Box<HostError>),
     /// An address cannot be listened on: it is taken, or not this host's.
     #[error("{key} = {address}: {source}")]
     Listen {
@@ -68,11 +68,11 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     abort_on_panic();
     let files = corelog_tuning::raise_open_files();
     let host = corelog_tuning::detect();
-    let resources = plan(&config, &host)?;
-    for warning in &resources.warnings {
+    let plan = plan(&config, &host).map_err(|error| ServeError::Host(Box::new(error)))?;
+    for warning in &plan.warnings {
         tracing::warn!("{warning}");
     }
-    let shards = u16::try_from(resources.data_cores.len()).unwrap_or(u16::MAX);
+    let shards = plan.shards();
     let native = resolve("listen.address", &config.listen.address)?;
     let listeners =
         listener::bind(native, shards).map_err(|e| failed("listen.address", &config.listen.address, e))?;
@@ -80,11 +80,11 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let listening = where_bound(&listeners, http.as_ref())
         .map_err(|e| failed("listen.address", &config.listen.address, e))?;
     tracing::info!(
-        listen = %listening.native, shards, cores = ?resources.data_cores, memory_per_shard = resources.memory_bytes,
+        listen = %listening.native, shards, cores = ?plan.data_cores, memory_per_shard = plan.memory_bytes_per_shard,
         open_files = files, version = env!("CARGO_PKG_VERSION"), "starting"
     );
     let opened = open(&config, shards, now())?;
-    let stopped = run_opened(config, resources, listeners, http, opened, listening)?;
+    let stopped = run_opened(config, &plan, listeners, http, opened, listening)?;
     match stopped {
         Stopped::Clean => {
             tracing::info!("stopped cleanly");
@@ -96,20 +96,17 @@ pub fn run(config: Config) -> Result<(), ServeError> {
 
 fn run_opened(
     config: Config,
-    mut resources: Resources,
+    plan: &HostPlan,
     listeners: Vec<TcpListener>,
     http: Option<TcpListener>,
     opened: Opened,
     listening: Listening,
 ) -> Result<Stopped, ServeError> {
-    // Directories that are no longer configured but hold partitions follow as offline ones, and need no ring.
-    resources.rings.truncate(opened.state.data_dirs.len());
-    let (control_link, links) = link_shards(u16::try_from(listeners.len()).unwrap_or(u16::MAX));
-    let addresses = addresses(&config, &resources, &listeners);
-    let starts =
-        listeners.into_iter().zip(links).zip(&resources.data_cores).map(|((listener, link), &core)| {
-            ShardStart { options: shard_options(&config, &resources, core), link, listener }
-        });
+    let (control_link, links) = link_shards(plan.shards());
+    let addresses = addresses(&config, plan, &listeners);
+    let starts = listeners.into_iter().zip(links).zip(&plan.data_cores).map(|((listener, link), &core)| {
+        ShardStart { options: shard_options(&config, plan, core), link, listener }
+    });
     let threads = shard::start(starts.collect())?;
     let control = ControlThread {
         config: Arc::new(config),
@@ -117,7 +114,7 @@ fn run_opened(
         shards: addresses,
         link: control_link,
         http,
-        core: resources.control_core,
+        core: plan.control_core,
         handle_signals: true,
         watcher: Some(Box::new(move |observer| Box::pin(tell_when_ready(observer, listening)))),
     };
@@ -131,8 +128,8 @@ fn run_opened(
 }
 
 /// What clients are told of each shard.
-fn addresses(config: &Config, resources: &Resources, listeners: &[TcpListener]) -> Vec<ShardAddress> {
-    let shards = listeners.iter().zip(&resources.data_cores).zip(0u16..);
+fn addresses(config: &Config, plan: &HostPlan, listeners: &[TcpListener]) -> Vec<ShardAddress> {
+    let shards = listeners.iter().zip(&plan.data_cores).zip(0u16..);
     let address = |((listener, &core), shard): ((&TcpListener, &u16), u16)| ShardAddress {
         node: config.node.id,
         shard: ShardId(shard),
