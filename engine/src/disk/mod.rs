@@ -97,7 +97,8 @@ pub trait Disk: Clone + 'static {
             let mut seen = Vec::new();
             while let Some(dir) = open.pop() {
                 let entries = match self.list(&dir).await {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound && dir == path => return Ok(()),
+                    // Somebody else removes the same tree: the end is what counts.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     other => other?,
                 };
                 for entry in entries {
@@ -105,13 +106,13 @@ pub trait Disk: Clone + 'static {
                     if entry.is_dir {
                         open.push(inner);
                     } else {
-                        self.remove_file(&inner).await?;
+                        gone_is_fine(self.remove_file(&inner).await)?;
                     }
                 }
                 seen.push(dir);
             }
             for dir in seen.iter().rev() {
-                self.remove_dir(dir).await?;
+                gone_is_fine(self.remove_dir(dir).await)?;
             }
             Ok(())
         }
@@ -135,6 +136,14 @@ pub trait Disk: Clone + 'static {
 
     /// Bytes that an ordinary user may still write on the file system of `path`.
     fn free_bytes(&self, path: &Path) -> impl Future<Output = io::Result<u64>>;
+}
+
+/// What is not there any more need not be removed.
+fn gone_is_fine(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// An open file. Cheap to clone; closed when the last clone and the last operation are gone.

@@ -422,7 +422,11 @@ impl<D: Disk> Log<D> {
         self.0.listener.take();
         self.engine().disk().remove_dir_all(&self.0.dir).await?;
         match self.0.dir.parent() {
-            Some(parent) => self.engine().disk().sync_dir(parent).await,
+            // The parent may go at the same time, with all of a topic.
+            Some(parent) => match self.engine().disk().sync_dir(parent).await {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            },
             None => Ok(()),
         }
     }
