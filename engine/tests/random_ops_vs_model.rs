@@ -225,9 +225,10 @@ impl Run {
         let ended = self.node.executor.run_until_or(operation, || disk.is_stopped()).is_some();
         let crash = if self.random.one_in(2) { Crash::Kill } else { Crash::PowerLoss };
         self.node = self.node.crash(crash);
-        let (log, _) = self.node.open();
+        let (log, report) = self.node.open();
         self.log = log;
         let ends = self.log.ends();
+        assert!(report.cut.as_ref().is_none_or(|cut| !cut.sound_batch_behind), "no damage: {report:?}");
         // What it has done before the crash is done, the rest is not: between the old bounds and the new ones.
         let kept = self.model.iter().filter(|batch| batch.end <= from).count();
         let cut = self.model.get(kept).map_or(to, |batch| batch.base);

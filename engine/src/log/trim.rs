@@ -187,8 +187,10 @@ impl<D: Disk> Log<D> {
         // What the index files say of batches behind the cut must not be taken for what will stand there.
         segment.remove_index_files(self.engine()).await?;
         self.engine().disk().sync_dir(&self.0.dir).await?;
-        for later in removed {
+        // The last first, each for good before the next: a crash in between leaves a longer log, not one with a hole.
+        for later in removed.into_iter().rev() {
             later.remove_files(self.engine()).await?;
+            self.engine().disk().sync_dir(&self.0.dir).await?;
         }
         let file = segment.file(self.engine()).await?;
         file.set_length(mark.position).await?;
