@@ -124,6 +124,10 @@ impl Node {
         read(&self.log)
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL: nothing is told, nothing is synced.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("killed");
@@ -186,6 +190,12 @@ impl Bare {
         self.encoder.request(&mut frame, self.correlation_id, request);
         frame.extend_from_slice(payload);
         self.stream.write_all(&frame).expect("sent");
+    }
+
+    /// Sends bytes as they are, and gives the connection away.
+    pub(crate) fn begin(mut self, bytes: &[u8]) -> TcpStream {
+        self.stream.write_all(bytes).expect("sent");
+        self.stream
     }
 
     /// Receives the next answer and its payload.
