@@ -24,8 +24,6 @@ pub struct DiskInfo {
     pub block_bytes: u64,
     /// Smallest unit that the device addresses; `None` if there is no block device.
     pub logical_block_bytes: Option<u64>,
-    /// Whether it is a spinning disk; `None` if nobody knows.
-    pub is_rotational: Option<bool>,
     /// Size of the file system.
     pub total_bytes: u64,
     /// What an ordinary user may still write.
@@ -46,7 +44,6 @@ pub fn detect(dir: &Path) -> io::Result<DiskInfo> {
         device,
         block_bytes: stat.f_bsize,
         logical_block_bytes: queue("logical_block_size"),
-        is_rotational: queue("rotational").map(|value| value == 1),
         total_bytes: stat.f_blocks * stat.f_frsize,
         free_bytes: stat.f_bavail * stat.f_frsize,
     })
@@ -65,11 +62,24 @@ impl DiskInfo {
         if self.logical_block_bytes.is_some_and(|bytes| bytes > BLOCK_BYTES as u64) {
             warn(format!("the device's blocks are larger than {BLOCK_BYTES} bytes; direct I/O will fail"));
         }
-        if self.is_rotational == Some(true) {
-            warn("is a spinning disk; every synced produce waits for a turn of it".into());
-        }
         warnings
     }
+}
+
+/// What an operator should know about the disk of a directory, which must be there: what it is, and whether direct I/O
+/// works on it. Writes one block, and leaves nothing.
+pub fn warnings_of(dir: &Path) -> Vec<Warning> {
+    let mut warnings = match detect(dir) {
+        Ok(disk) => disk.warnings(dir),
+        Err(error) => vec![Warning(format!("{}: {error}", dir.display()))],
+    };
+    if let Err(error) = probe_direct_io(dir) {
+        warnings.push(Warning(format!(
+            "{}: a direct write fails ({error}); choose a directory on ext4 or XFS, and look at its free space",
+            dir.display()
+        )));
+    }
+    warnings
 }
 
 /// Writes one block with direct I/O to an unnamed file in `dir`, which vanishes at once. Errors: direct I/O does not
@@ -173,6 +183,16 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_directory_is_told_and_a_fit_one_is_not() {
+        let dir = tempfile::tempdir_in(".").expect("a temporary directory");
+        if detect(dir.path()).expect("it is there").file_system == "ext4" {
+            assert_eq!(warnings_of(dir.path()), []);
+        }
+        let missing = warnings_of(&dir.path().join("missing"));
+        assert!(missing.iter().any(|warning| warning.0.contains("direct write")), "{missing:?}");
+    }
+
+    #[test]
     fn the_direct_io_probe_leaves_nothing_behind() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         // A file system without direct I/O says so; what counts here is that neither answer leaves a file.
@@ -190,17 +210,11 @@ mod tests {
             device: "tmpfs".into(),
             block_bytes: 4096,
             logical_block_bytes: Some(16384),
-            is_rotational: Some(true),
             total_bytes: 1,
             free_bytes: 1,
         };
-        assert_eq!(disk.warnings(Path::new("data")).len(), 3);
-        let fit = DiskInfo {
-            file_system: "xfs".into(),
-            logical_block_bytes: Some(512),
-            is_rotational: Some(false),
-            ..disk
-        };
+        assert_eq!(disk.warnings(Path::new("data")).len(), 2);
+        let fit = DiskInfo { file_system: "xfs".into(), logical_block_bytes: Some(512), ..disk };
         assert_eq!(fit.warnings(Path::new("data")), []);
     }
 }

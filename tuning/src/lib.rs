@@ -1,6 +1,6 @@
 //! Cores, memory and disks of this host: what is there, what Corelog takes by default, what two files say instead.
 //!
-//! Owns: detection (`cores`, `memory`, `disk`, `ring`), the default split of a host (`defaults`, `plan`), and the two
+//! Owns: detection (`cores`, `memory`, `disk`, `ring`), the default split of a host (`defaults`), and the two
 //! tuning files (`files`): `cores.toml` and `disk.toml`.
 //! Invariant: a missing file means safe defaults; a file that no longer fits the host yields a warning that says
 //! what to do, never a silent change.
@@ -11,14 +11,12 @@ pub mod defaults;
 pub mod disk;
 pub mod files;
 pub mod memory;
-pub mod plan;
 pub mod ring;
 
 pub use cores::{CoreListError, Cores, parse_core_list};
 pub use defaults::{CorePlan, core_plan, memory_bytes_per_core};
 pub use files::{CoresFile, DiskFile, TuningError, Warning};
 pub use memory::Memory;
-pub use plan::{Asked, Plan, plan};
 pub use ring::Ring;
 
 /// What this host offers to this process.
@@ -53,6 +51,12 @@ impl Host {
         let mut warnings = Vec::new();
         warnings.extend(self.ring.warnings());
         warnings.extend(self.memory.warnings(data_cores));
+        if let Some(quota) = self.cores.quota.filter(|quota| data_cores as f64 > *quota) {
+            warnings.push(Warning(format!(
+                "{data_cores} shards share a CPU quota of {quota} cores; a shard that is throttled stalls its \
+                 partitions, so use fewer data cores"
+            )));
+        }
         if self.open_files_max < OPEN_FILES_MIN {
             warnings.push(Warning(format!(
                 "only {} files may be open at once; raise it to at least {OPEN_FILES_MIN} (LimitNOFILE= of the \
@@ -104,6 +108,18 @@ mod tests {
         let before = super::resource_limit(libc::RLIMIT_NOFILE);
         let raised = super::raise_open_files();
         assert!(raised >= before && raised == super::resource_limit(libc::RLIMIT_NOFILE));
+    }
+
+    #[test]
+    fn more_shards_than_the_quota_allows_are_warned_about() {
+        let mut host = super::detect();
+        host.cores.quota = None;
+        let without = host.warnings(2).len();
+        host.cores.quota = Some(1.5);
+        let warnings = host.warnings(2);
+        assert_eq!(warnings.len(), without + 1);
+        assert!(warnings.iter().any(|warning| warning.0.contains("quota of 1.5 cores")), "{warnings:?}");
+        assert_eq!(host.warnings(1).len(), without);
     }
 
     #[test]

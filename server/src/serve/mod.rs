@@ -84,6 +84,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         open_files = files, version = env!("CARGO_PKG_VERSION"), "starting"
     );
     let opened = open(&config, shards, now())?;
+    for warning in config.data.dirs.iter().flat_map(|dir| corelog_tuning::disk::warnings_of(dir)) {
+        tracing::warn!("{warning}");
+    }
     let stopped = run_opened(config, &plan, listeners, http, opened, listening)?;
     match stopped {
         Stopped::Clean => {

@@ -24,7 +24,6 @@ fn disk_info(device: &str) -> DiskInfo {
         device: device.into(),
         block_bytes: 4096,
         logical_block_bytes: Some(512),
-        is_rotational: Some(false),
         total_bytes: 1 << 40,
         free_bytes: 1 << 39,
     }
