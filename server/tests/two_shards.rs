@@ -158,3 +158,29 @@ async fn unacked_produces_are_appended_in_order_and_refused_ones_close_the_conne
     let (next, _) = node.shard(0).ask(&produce_to(&[(&of_first, batch.len())], Acks::Leader), &batch);
     assert_eq!(bases(&next), [51], "the refused batch took no offset");
 }
+
+#[tokio::test]
+async fn fetches_that_wait_for_very_many_partitions_do_not_end_the_node() {
+    let dir = directory();
+    let (node, mut first, _second, of_first, of_second) = two_shards(&dir).await;
+    // Each fits one frame; together they hold more waits than an executor counts wakers of one task.
+    let many = vec![(&of_first, 0); 15_000];
+    for _ in 0..4 {
+        first.send(&fetch_from(&many, 1, 20_000), &[]);
+    }
+    let elsewhere = vec![(&of_second, 0); 15_000];
+    for _ in 0..4 {
+        first.send(&fetch_from(&elsewhere, 1, 20_000), &[]);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let mut writer = node.shard(0);
+    let batch = batch(&["x"]);
+    let both = [batch.clone(), batch.clone()].concat();
+    let to = [(&of_first, batch.len()), (&of_second, batch.len())];
+    writer.ask(&produce_to(&to, Acks::All), &both);
+    for _ in 0..8 {
+        let (answer, records) = first.receive::<FetchRequest>();
+        assert_eq!(answer.partitions.len(), 15_000);
+        assert!(!records.is_empty() && answer.partitions[0].failure.is_none());
+    }
+}

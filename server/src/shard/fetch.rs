@@ -2,6 +2,7 @@
 //!
 //! Owns: how the byte limits are shared out, and when a long poll ends. Local reads hand out the log's own buffers.
 //! Invariant: a waiting fetch holds no buffers: what a round read is dropped before it waits, and read again.
+//! Invariant: however many partitions a fetch waits for, it holds one waker of its task (`relay.rs`).
 //! Invariant: a fetch never waits if something failed, or if a limit cut its answer short: waiting would not help.
 
 use std::cell::Cell;
@@ -22,6 +23,7 @@ use tokio::sync::oneshot;
 use super::failures;
 use super::mesh::{MeshRequest, Read};
 use super::registry::ShardPartition;
+use super::relay::Relay;
 use super::state::{Shard, SharedShard};
 use crate::control::ShardId;
 
@@ -100,6 +102,9 @@ impl Outcome<Records> {
     }
 }
 
+/// After so many reads in one go a fetch lets the shard do something else.
+const TURN_READS: usize = 64;
+
 /// Reads partitions of this shard, in order, at most `bytes_max` in all; the first batch comes whole.
 pub(super) async fn read_local(shard: &Shard, reads: &[Read], bytes_max: usize) -> Vec<Outcome<Records>> {
     let mut outcomes = Vec::with_capacity(reads.len());
@@ -109,6 +114,9 @@ pub(super) async fn read_local(shard: &Shard, reads: &[Read], bytes_max: usize) 
         let outcome = outcome.unwrap_or_else(|failure| Outcome::failed(read.from, failure));
         bytes += outcome.bytes;
         outcomes.push(outcome);
+        if outcomes.len().is_multiple_of(TURN_READS) {
+            glommio::yield_if_needed().await;
+        }
     }
     outcomes
 }
@@ -163,7 +171,10 @@ pub(super) async fn wait_local_any(shard: &Shard, positions: &[(TopicPartition, 
         let Ok(partition) = shard.partition(*id) else { return };
         waits.push(partition.readable(*from));
     }
+    let mut relay = Relay::default();
     poll_fn(|cx| {
+        let waker = relay.of(cx);
+        let cx = &mut Context::from_waker(&waker);
         let is_any_ready = waits.iter_mut().any(|wait| Pin::new(wait).poll(cx).is_ready());
         if is_any_ready || shard.is_stopping.get() { Poll::Ready(()) } else { Poll::Pending }
     })
@@ -278,6 +289,7 @@ struct Wait {
     bytes_missing: u64,
     /// One for each other shard that is waited for. There any new record ends the wait.
     remote: Vec<oneshot::Receiver<()>>,
+    relay: Relay,
 }
 
 impl Wait {
@@ -287,7 +299,13 @@ impl Wait {
         outcomes: &[Outcome<Records>],
         bytes_missing: u64,
     ) -> Result<Self, Failure> {
-        let mut wait = Self { local: Vec::new(), advanced: Vec::new(), bytes_missing, remote: Vec::new() };
+        let mut wait = Self {
+            local: Vec::new(),
+            advanced: Vec::new(),
+            bytes_missing,
+            remote: Vec::new(),
+            relay: Relay::default(),
+        };
         let mut remote: Vec<(ShardId, Vec<(TopicPartition, Offset)>)> = Vec::new();
         for ((to, read), outcome) in reads.iter().flatten().zip(outcomes) {
             if *to == shard.id {
@@ -320,6 +338,8 @@ impl Wait {
         if self.remote.iter_mut().any(|remote| Pin::new(remote).poll(cx).is_ready()) {
             return Poll::Ready(());
         }
+        let waker = self.relay.of(cx);
+        let cx = &mut Context::from_waker(&waker);
         let mut bytes = 0;
         for ((partition, seen), advanced) in self.local.iter().zip(&mut self.advanced) {
             loop {

@@ -20,6 +20,7 @@ mod plan;
 mod produce;
 mod reconcile;
 mod registry;
+mod relay;
 mod run;
 mod state;
 mod stats;

@@ -8,7 +8,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use corelog_engine::log::LogFailure;
@@ -108,6 +108,7 @@ pub(super) async fn produce(shard: SharedShard, request: ProduceRequest, records
         deadline_ms: shard.clock.elapsed_ms() + u64::from(request.timeout_ms),
         shard,
         parts,
+        acked: 0,
         arrived_us,
     }
 }
@@ -225,6 +226,8 @@ impl Part {
 pub(super) struct ProduceAck {
     shard: SharedShard,
     parts: Vec<Part>,
+    /// How many of them are answered, from the first on.
+    acked: usize,
     deadline_ms: u64,
     arrived_us: u64,
 }
@@ -234,12 +237,21 @@ impl Future for ProduceAck {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let mut is_done = true;
-        for part in &mut this.parts {
-            is_done &= part.poll_acked(&this.shard, cx);
+        // In order, up to the first that is not acked: so the task has one waker in one queue at a time.
+        while let Some(part) = this.parts.get_mut(this.acked) {
+            if !part.poll_acked(&this.shard, cx) {
+                break;
+            }
+            this.acked += 1;
         }
-        if !is_done && this.shard.clock.elapsed_ms() < this.deadline_ms {
-            return Poll::Pending;
+        if this.acked < this.parts.len() {
+            if this.shard.clock.elapsed_ms() < this.deadline_ms {
+                return Poll::Pending;
+            }
+            // Out of time: those behind the one that is late may well be acked.
+            for part in &mut this.parts[this.acked..] {
+                part.poll_acked(&this.shard, &mut Context::from_waker(Waker::noop()));
+            }
         }
         let partitions: Vec<_> = std::mem::take(&mut this.parts).into_iter().map(Part::into_result).collect();
         let counters = &this.shard.counters;

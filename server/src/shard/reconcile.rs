@@ -23,7 +23,7 @@ use futures_util::stream::{self, StreamExt};
 
 use super::failures;
 use super::plan::{Opening, Step, plan};
-use super::registry::{Entry, State};
+use super::registry::{Entry, ShardPartition, State};
 use super::state::{Shard, SharedShard};
 use crate::control::{
     DataDirIndex, PartitionFailure, PartitionMetadata, ShardReport, Snapshot, TopicMetadata,
@@ -117,9 +117,14 @@ async fn act(shard: &Shard, snapshot: &Snapshot, step: Step) -> Done {
         Step::Open(opening) => return open(shard, snapshot, &opening).await,
         Step::SetOptions(id, options) => shard.registry.set_options(id, options),
         Step::TakeOffline { id, data_dir, options, failure } => {
-            close(shard, id).await;
+            let open = shard.partition(id);
             let dir = directory(snapshot, id);
             shard.registry.put(id, Entry { data_dir, dir, options, state: State::Failed(failure) });
+            if let Ok(partition) = open {
+                // Not waited for: a disk that hangs must not hold up what others ask for. The directory counts as
+                // unclean whether it succeeds or not.
+                glommio::spawn_local(async move { close_log(&partition).await }).detach();
+            }
         }
         Step::Close(id) => {
             close(shard, id).await;
@@ -241,6 +246,10 @@ fn tell_recovery(dir: &Path, report: &RecoveryReport, flush: FlushPolicy) {
 async fn close(shard: &Shard, id: TopicPartition) {
     let Ok(partition) = shard.partition(id) else { return };
     shard.registry.set_state(id, State::Leaving);
+    close_log(&partition).await;
+}
+
+async fn close_log(partition: &ShardPartition) {
     if let Err(failure) = partition.log().close().await {
         tracing::error!(dir = %partition.log().dir().display(), %failure, "cannot close a log cleanly");
     }
