@@ -34,7 +34,7 @@ pub fn run(args: ServeArgs) -> CliResult {
     let mut sources = Sources::from_process(args.config);
     if !args.data.is_empty() {
         let dirs: Vec<String> = args.data.iter().map(|dir| dir.display().to_string()).collect();
-        sources = sources.flag("data.dirs", dirs.join(","), "--data");
+        sources = sources.flag("data.dirs", dirs, "--data");
     }
     let flags = [
         ("listen.address", args.listen, "--listen"),

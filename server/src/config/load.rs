@@ -25,7 +25,7 @@ pub struct Sources {
     /// Variables of the environment; [`Sources::from_process`] takes those of this process.
     pub environment: Vec<(String, String)>,
     /// Flags given: key, value, and the flag's name for messages.
-    pub flags: Vec<(&'static str, String, &'static str)>,
+    pub flags: Vec<(&'static str, Raw, &'static str)>,
 }
 
 impl Sources {
@@ -39,7 +39,7 @@ impl Sources {
 
     /// Adds a flag that overrides `key`.
     #[must_use]
-    pub fn flag(mut self, key: &'static str, value: impl Into<String>, flag: &'static str) -> Self {
+    pub fn flag(mut self, key: &'static str, value: impl Into<Raw>, flag: &'static str) -> Self {
         self.flags.push((key, value.into(), flag));
         self
     }
@@ -150,7 +150,7 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     settings.extend(source::from_environment(sources.environment.iter().cloned(), &keys, &mut problems));
     settings.extend(sources.flags.iter().map(|(key, value, flag)| Setting {
         key: (*key).to_owned(),
-        raw: Raw::Text(value.clone()),
+        raw: value.clone(),
         origin: Origin::Flag(flag),
     }));
     let values = understand(&keys, settings, &mut problems);

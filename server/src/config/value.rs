@@ -21,6 +21,24 @@ pub enum Raw {
     Other(&'static str),
 }
 
+impl From<&str> for Raw {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Raw {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<Vec<String>> for Raw {
+    fn from(items: Vec<String>) -> Self {
+        Self::List(items.into_iter().map(Self::Text).collect())
+    }
+}
+
 /// What a setting holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

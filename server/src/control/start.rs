@@ -215,9 +215,7 @@ fn remember_data_dirs(
         .filter(|(id, path)| stored.data_dirs.get(id) != Some(path))
         .map(|(id, path)| Change::PutDataDir { id, path })
         .collect();
-    if !changes.is_empty() {
-        store.write(&changes)?;
-    }
+    store.write(&changes)?;
     Ok(())
 }
 

@@ -251,7 +251,7 @@ impl Control {
                 Some(Change::PutTopic { topic, expected })
             })
             .collect();
-        match if changes.is_empty() { Ok(Vec::new()) } else { self.store.write(&changes) } {
+        match self.store.write(&changes) {
             Ok(topics) => {
                 for topic in topics {
                     self.state.put_topic(topic);

@@ -121,7 +121,8 @@ impl EmbeddedStore {
                 Some(Ok(found)) if found > FORMAT => {
                     return Err(StoreError::NewerFormat { path: self.path.clone(), found, known: FORMAT });
                 }
-                Some(Ok(_)) => {}
+                // Dropping the transaction undoes nothing: the tables are there.
+                Some(Ok(_)) => return Ok(()),
                 Some(Err(error)) => return Err(self.damaged(format!("its format number: {error}"))),
                 None => {
                     let (format, node) = (FORMAT.to_string(), node.to_string());
@@ -350,6 +351,9 @@ impl Coordination for EmbeddedStore {
     }
 
     fn write(&mut self, changes: &[Change]) -> Result<Vec<StoredTopic>, StoreError> {
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
         let transaction = self.begin_write()?;
         // An error drops the transaction, which undoes it.
         let put = self.apply(&transaction, changes)?;
