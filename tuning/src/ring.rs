@@ -42,11 +42,11 @@ impl Ring {
         if let Some(why) = &self.refused {
             return Some(Warning(format!(
                 "io_uring is refused ({why}); look at the sysctl kernel.io_uring_disabled (must be 0), at the \
-                 container's seccomp profile, and at the kernel's age (5.8 or newer)"
+                 container's seccomp profile, and at the kernel's age (5.15 or newer)"
             )));
         }
         (!self.lacking.is_empty())
-            .then(|| Warning(format!("io_uring lacks {:?} on this kernel; use 5.8 or newer", self.lacking)))
+            .then(|| Warning(format!("io_uring lacks {:?} on this kernel; use 5.15 or newer", self.lacking)))
     }
 }
 
