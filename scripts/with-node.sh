@@ -25,7 +25,8 @@ trap 'stop || true' EXIT
 
 is_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 for _ in 1 2 3 4 5; do
-    port=$((20000 + RANDOM % 20000))
+    # Below the ports that the kernel gives to outgoing connections.
+    port=$((20000 + RANDOM % 12000))
     is_free "$port" && is_free $((port + 1)) && is_free $((port + 100)) || continue
     export CORELOG_SERVER=127.0.0.1:$port CORELOG_HTTP=127.0.0.1:$((port + 100))
     "$binary" serve --data "$dir/data" --listen "$CORELOG_SERVER" --http "$CORELOG_HTTP" "${flags[@]}" \

@@ -43,7 +43,9 @@ impl Place {
         // One port a shard, and there are at most as many shards as processors.
         let shards = std::thread::available_parallelism().map_or(1, |count| count.get() as u16);
         for _ in 0..PORT_TRIES {
-            let port = 20_000 + (rand_u16() % 20_000);
+            // Below the ports that the kernel gives to outgoing connections (from 32,768 on): one of those could take
+            // the node's port while it is dead.
+            let port = 20_000 + (rand_u16() % 12_000);
             let all = (port..=port + shards).map(|port| TcpListener::bind(("127.0.0.1", port)));
             if all.collect::<Result<Vec<_>, _>>().is_ok() {
                 return Ok(Self { dir: dir.to_owned(), port, http_port: port + shards, cores });
