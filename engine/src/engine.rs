@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::task::Poll;
 
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -36,6 +37,8 @@ struct EngineState<D: Disk> {
     options: EngineOptions,
     ready: RefCell<VecDeque<Log<D>>>,
     ready_changed: Notify,
+    /// Work for the commit driver that must reach its end.
+    detached: RefCell<Vec<Job>>,
     background: RefCell<VecDeque<Job>>,
     background_changed: Notify,
     /// Clean chunks in memory, oldest first.
@@ -104,6 +107,7 @@ impl<D: Disk> Engine<D> {
             options,
             ready: RefCell::default(),
             ready_changed: Notify::default(),
+            detached: RefCell::default(),
             background: RefCell::default(),
             background_changed: Notify::default(),
             cached: RefCell::default(),
@@ -155,22 +159,28 @@ impl<D: Disk> Engine<D> {
         let engine = self.clone();
         async move {
             let mut running: FuturesUnordered<Job> = FuturesUnordered::new();
+            let mut detached: FuturesUnordered<Job> = FuturesUnordered::new();
             loop {
-                let changed = engine.0.ready_changed.notified();
+                let mut changed = std::pin::pin!(engine.0.ready_changed.notified());
+                detached.extend(engine.0.detached.take());
                 while running.len() < engine.0.options.commit_depth_max {
                     let Some(log) = engine.0.ready.borrow_mut().pop_front() else { break };
                     log.leave_commit_queue();
                     let free = engine.0.options.commit_depth_max - running.len();
                     running.extend(log.next_commit_jobs(free));
                 }
-                if running.is_empty() {
-                    if engine.0.stopping.get() {
-                        return;
-                    }
-                    changed.await;
-                } else {
-                    select(running.next(), changed).await;
+                if running.is_empty() && detached.is_empty() && engine.0.stopping.get() {
+                    return;
                 }
+                std::future::poll_fn(|cx| {
+                    let mut ended = false;
+                    for jobs in [&mut running, &mut detached] {
+                        ended |= matches!(jobs.poll_next_unpin(cx), Poll::Ready(Some(())));
+                    }
+                    let changed = changed.as_mut().poll(cx).is_ready();
+                    if ended || changed { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
             }
         }
     }
@@ -209,6 +219,32 @@ impl<D: Disk> Engine<D> {
     pub(crate) fn queue_commit(&self, log: Log<D>) {
         self.0.ready.borrow_mut().push_back(log);
         self.0.ready_changed.notify_all();
+    }
+
+    /// Runs `work` to its end beside the commits, whoever still waits for it: a device operation outlives the future
+    /// that began it, and must not fall on what others do next. Dropping the future returned only stops waiting.
+    pub(crate) fn detach<T: 'static>(
+        &self,
+        work: impl Future<Output = T> + 'static,
+    ) -> impl Future<Output = T> + 'static {
+        let outcome = Rc::new(RefCell::new(None));
+        let ended = Notify::default();
+        let (report, tell) = (outcome.clone(), ended.clone());
+        self.0.detached.borrow_mut().push(Box::pin(async move {
+            let value = work.await;
+            *report.borrow_mut() = Some(value);
+            tell.notify_all();
+        }));
+        self.0.ready_changed.notify_all();
+        async move {
+            loop {
+                let value = outcome.borrow_mut().take();
+                match value {
+                    Some(value) => return value,
+                    None => ended.notified().await,
+                }
+            }
+        }
     }
 
     pub(crate) fn queue_background(&self, job: impl Future<Output = ()> + 'static) {

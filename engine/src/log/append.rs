@@ -72,7 +72,7 @@ impl<D: Disk> Log<D> {
         if bytes > bytes_max {
             return Err(AppendError::TooLarge { bytes, bytes_max });
         }
-        let pass = self.0.turnstile.enter().await;
+        let mut pass = self.0.turnstile.enter().await;
         self.state_mut().last_admit = now;
         self.wait_for_room(bytes).await?;
         if self.state().epoch.is_none() {
@@ -80,11 +80,26 @@ impl<D: Disk> Log<D> {
         }
         self.ensure_index(now).await?;
         if self.placement(bytes, records, now) == Placement::Roll {
-            self.roll().await?;
+            pass = self.roll_holding(pass).await?;
         }
-        self.ensure_prepared(bytes as u64).await?;
+        if !self.is_prepared(bytes as u64)? {
+            pass = self.prepare_holding(bytes as u64, pass).await?;
+        }
         let pin = self.ensure_memory(bytes).await?;
         Ok(Admission { log: self.clone(), bytes, _pin: pin, _pass: pass })
+    }
+
+    /// Rolls. The turn goes with the work: if the producer gives up, nobody else begins before the file is there.
+    async fn roll_holding(&self, pass: Pass) -> Result<Pass, AppendError> {
+        let log = self.clone();
+        self.engine().detach(async move { log.roll().await.map(|()| pass) }).await
+    }
+
+    /// Writes ahead. The turn goes with the work: zeroes that a producer who gave up had asked for must not fall on
+    /// what the next one appends.
+    async fn prepare_holding(&self, bytes: u64, pass: Pass) -> Result<Pass, AppendError> {
+        let log = self.clone();
+        self.engine().detach(async move { log.ensure_prepared(bytes).await.map(|()| pass) }).await
     }
 
     /// Largest append taken at once: what half of the memory and a quarter of nothing else would ever hold.

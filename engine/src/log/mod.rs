@@ -389,7 +389,13 @@ impl<D: Disk> Log<D> {
     ///
     /// Errors: the log had failed, or the disk failed now; the next start scans what is not known durable. Either
     /// way nothing of this log is in flight any more: it may be opened again.
+    /// Cancel: it goes on to its end.
     pub async fn close(&self) -> Result<(), LogFailure> {
+        let log = self.clone();
+        self.engine().detach(async move { log.close_now().await }).await
+    }
+
+    async fn close_now(&self) -> Result<(), LogFailure> {
         let _pass = self.0.turnstile.enter().await;
         let flushed = self.flush().await;
         self.wait_for_writes().await;
@@ -404,7 +410,13 @@ impl<D: Disk> Log<D> {
     }
 
     /// Closes the log and removes its directory. Readers that are under way see it as closed.
+    /// Cancel: it goes on to its end.
     pub async fn delete(&self) -> std::io::Result<()> {
+        let log = self.clone();
+        self.engine().detach(async move { log.delete_now().await }).await
+    }
+
+    async fn delete_now(&self) -> std::io::Result<()> {
         let _pass = self.0.turnstile.enter().await;
         self.fail(LogFailure::Closed);
         self.wait_for_writes().await;

@@ -46,6 +46,14 @@ impl<D: Disk> Drop for Preparing<D> {
 }
 
 impl<D: Disk> Log<D> {
+    /// Whether the active segment is prepared for `bytes` more.
+    pub(super) fn is_prepared(&self, bytes: u64) -> Result<bool, AppendError> {
+        let state = self.state();
+        state.check()?;
+        let writer = state.active();
+        Ok(align_up(writer.plan.appended() + bytes) <= writer.prepared_end)
+    }
+
     /// Waits until the active segment is prepared for `bytes` more; prepares them itself if nobody is at it.
     pub(super) async fn ensure_prepared(&self, bytes: u64) -> Result<(), AppendError> {
         loop {

@@ -32,7 +32,13 @@ impl<D: Disk> Log<D> {
     /// Durable when it returns. `to` below the start changes nothing.
     ///
     /// Errors: `to` is above the log end (the caller also keeps it at or below the high watermark).
+    /// Cancel: it goes on to its end.
     pub async fn delete_records_before(&self, to: Offset, now: TimestampMs) -> Result<Trimmed, TrimError> {
+        let log = self.clone();
+        self.engine().detach(async move { log.move_start_to(to, now).await }).await
+    }
+
+    async fn move_start_to(&self, to: Offset, now: TimestampMs) -> Result<Trimmed, TrimError> {
         {
             let mut state = self.state_mut();
             state.check()?;
@@ -47,10 +53,10 @@ impl<D: Disk> Log<D> {
         let stored = self.store_checkpoint_now().await;
         self.tell_progress();
         match stored {
-            Ok(()) => self.apply_retention(now).await,
+            Ok(()) => self.retain(now).await,
             // Removing segments makes room; then it is stored.
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                let trimmed = self.apply_retention(now).await?;
+                let trimmed = self.retain(now).await?;
                 self.store_checkpoint_now().await.map_err(disk_error)?;
                 Ok(trimmed)
             }
@@ -61,7 +67,13 @@ impl<D: Disk> Log<D> {
     /// Removes the segments that the retention options, or the log start, no longer keep.
     ///
     /// Errors: a file could not be removed, or an index not be read; it is tried again the next time.
+    /// Cancel: it goes on to its end.
     pub async fn apply_retention(&self, now: TimestampMs) -> Result<Trimmed, TrimError> {
+        let log = self.clone();
+        self.engine().detach(async move { log.retain(now).await }).await
+    }
+
+    async fn retain(&self, now: TimestampMs) -> Result<Trimmed, TrimError> {
         let removed = self.take_expired(now, usize::MAX).await;
         let trimmed = Trimmed {
             segments: removed.len(),
@@ -139,7 +151,13 @@ impl<D: Disk> Log<D> {
     ///
     /// For a follower whose leader lacks what it has. Who waits for an end above the cut waits on.
     /// Errors: `to` is below the log start; or the cut could not be stored, then it may come back after a start.
+    /// Cancel: it goes on to its end.
     pub async fn truncate(&self, to: Offset) -> Result<Offset, TrimError> {
+        let log = self.clone();
+        self.engine().detach(async move { log.cut_end(to).await }).await
+    }
+
+    async fn cut_end(&self, to: Offset) -> Result<Offset, TrimError> {
         let _pass = self.0.turnstile.enter().await;
         let (start, end) = {
             let state = self.state();
