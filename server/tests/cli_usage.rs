@@ -37,6 +37,7 @@ fn wrong_flags_are_usage_errors() {
     run(&["produce", "t", "--separator", ""]).fails(2, &["--separator"]);
     run(&["consume", "t", "--from", "yesterday"]).fails(2, &["--from", "earliest"]);
     run(&["consume", "t", "--from", "latest", "--to", "7"]).fails(2, &["--to"]);
+    run(&["consume", "t", "--from", "7", "--to", "7"]).fails(2, &["--to 7", "--from 7"]);
     run(&["consume", "t", "--partition", "1,1"]).fails(2, &["twice"]);
     run(&["topic", "create", "t", "--option", "retention"]).fails(2, &["KEY=VALUE"]);
     run(&["topic", "create", "t", "--partitions", "0"]).fails(2, &["--partitions"]);

@@ -90,7 +90,8 @@ pub fn refused(what: &str, failure: &Failure) -> CliError {
         E::Overloaded | E::ShuttingDown | E::MetadataUnavailable => (Exit::Failure, Some("try again later")),
         _ => (Exit::Refused, None),
     };
-    let error = CliError::new(exit, format!("{what}: {failure}"));
+    let message = if failure.message.is_empty() { failure.code.text() } else { &failure.message };
+    let error = CliError::new(exit, format!("{what}: {message} [{}]", failure.code.name()));
     match advice {
         Some(next) => error.advise(next),
         None => error,

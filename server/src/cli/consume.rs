@@ -10,7 +10,7 @@ use corelog_schemas::messages::OffsetSpec;
 use super::connect::{ServerArgs, block_on, consume_error, request_error};
 use super::output::{Output, Progress, bytes_text, count_text, per_second};
 use super::when::From;
-use super::{CliError, CliResult, record_json};
+use super::{CliError, CliResult, Exit, record_json};
 
 /// How records are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -126,6 +126,13 @@ async fn ends(admin: &Admin, args: &ConsumeArgs, partitions: &[u32]) -> CliResul
         let what = format!("cannot read {}/{partition}", args.topic);
         let found = found.map_err(|error| request_error(&what, &error))?;
         let latest = found.offset.unwrap_or(0);
+        if let From::Offset(offset) = args.from
+            && offset > latest
+        {
+            let text = format!("{what} from offset {offset}: its end is offset {latest}");
+            return Err(CliError::new(Exit::NotFound, text)
+                .advise("--from earliest starts at the first record, --from latest waits for the next"));
+        }
         ends.entry(partition).and_modify(|end| *end = latest.min(*end)).or_insert(latest);
     }
     Ok(ends)
@@ -252,6 +259,11 @@ fn check(args: &ConsumeArgs) -> CliResult {
         return Err(CliError::usage(
             "--from latest and --to cannot both be given: there is nothing in between",
         ));
+    }
+    if let (From::Offset(from), Some(to)) = (args.from, args.to)
+        && from >= to
+    {
+        return Err(CliError::usage(format!("--to {to} must be above --from {from}")));
     }
     let mut seen = std::collections::BTreeSet::new();
     match args.partition.iter().find(|partition| !seen.insert(**partition)) {

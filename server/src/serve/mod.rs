@@ -163,7 +163,8 @@ fn bind_http(config: &Config) -> Result<Option<TcpListener>, ServeError> {
         return Ok(None);
     }
     let address = resolve("http.address", &config.http.address)?;
-    let bound = TcpListener::bind(address).map_err(|e| failed("http.address", &config.http.address, e))?;
+    let bound = listener::patiently(|| TcpListener::bind(address));
+    let bound = bound.map_err(|e| failed("http.address", &config.http.address, e))?;
     Ok(Some(bound))
 }
 

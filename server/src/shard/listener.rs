@@ -8,7 +8,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use corelog_net::native::{self, Peer};
 use glommio::TaskQueueHandle;
@@ -28,12 +28,18 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How often a free range of ports is looked for.
 const RANGE_TRIES: usize = 64;
 
+/// How long a taken port is waited for, and how often it is tried. After a SIGKILL the kernel takes the io_uring
+/// rings of the last run apart in the background, and its sockets stay open for some ms after the process is gone:
+/// a supervisor that restarts at once must not meet "address in use".
+const TAKEN_PATIENCE: Duration = Duration::from_secs(2);
+const TAKEN_RETRY: Duration = Duration::from_millis(20);
+
 /// Binds one socket for each shard: shard i on the port plus i. Port 0: any free range of ports.
 ///
-/// Errors: a port is taken or may not be used; the message names it.
+/// Errors: a port is taken or may not be used; the message names it. Blocks for up to `TAKEN_PATIENCE`.
 pub fn bind(address: SocketAddr, shards: u16) -> io::Result<Vec<StdListener>> {
     if address.port() != 0 {
-        return bind_range(address, shards);
+        return patiently(|| bind_range(address, shards));
     }
     let mut tries = 0;
     loop {
@@ -51,6 +57,19 @@ pub fn bind(address: SocketAddr, shards: u16) -> io::Result<Vec<StdListener>> {
             }
             Err(error) if tries == RANGE_TRIES => return Err(error),
             Err(_) => tries += 1,
+        }
+    }
+}
+
+/// Tries again while the address is taken, for a while.
+pub fn patiently<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let started = Instant::now();
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && started.elapsed() < TAKEN_PATIENCE => {
+                std::thread::sleep(TAKEN_RETRY);
+            }
+            other => return other,
         }
     }
 }
@@ -127,6 +146,18 @@ mod tests {
         let error = bind(SocketAddr::new([127, 0, 0, 1].into(), ports[1]), 1).unwrap_err();
         assert!(error.to_string().contains(&ports[1].to_string()), "{error}");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_port_that_becomes_free_is_waited_for() {
+        let taken = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let address = taken[0].local_addr().unwrap();
+        let freeing = std::thread::spawn(move || {
+            std::thread::sleep(3 * TAKEN_RETRY);
+            drop(taken);
+        });
+        assert_eq!(bind(address, 1).unwrap()[0].local_addr().unwrap(), address);
+        freeing.join().unwrap();
     }
 
     #[test]

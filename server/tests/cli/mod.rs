@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod node;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 
