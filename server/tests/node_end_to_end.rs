@@ -308,3 +308,33 @@ async fn a_produce_creates_its_topic_if_that_is_allowed() {
     let node = setup.start();
     assert_eq!(try_produce(&mut node.shard(0), "other", 0), Err(ErrorCode::UnknownTopicOrPartition));
 }
+
+#[tokio::test]
+async fn connections_above_the_limit_are_turned_away_and_a_freed_place_is_given_again() {
+    let dir = directory();
+    let setup = Setup::new(&dir.path().join("data"), "0").set("CORELOG_LIMITS_CONNECTIONS_MAX", "2");
+    let node = setup.start();
+    let (first, second) = (node.shard(0), node.shard(0));
+    assert_eq!(node.refused_with(), Some(ErrorCode::Overloaded));
+    drop((first, second));
+    for _ in 0..200 {
+        if node.refused_with().is_none() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("both connections have ended, and there is still no place");
+}
+
+#[tokio::test]
+async fn garbage_and_half_frames_end_their_own_connection_and_nothing_else() {
+    let dir = directory();
+    let node = Setup::new(&dir.path().join("data"), "0").start();
+    node.create_topic("t", 1).await;
+    let mut bare = node.shard(0);
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4096], &[0; 64], b"\x10"] {
+        node.send_raw(garbage);
+    }
+    assert_eq!(try_produce(&mut bare, "t", 0), Ok(0));
+    assert_eq!(try_produce(&mut node.shard(0), "t", 0), Ok(1));
+}

@@ -48,8 +48,8 @@ pub enum ServeError {
     /// The control thread did not come up, or died.
     #[error("the control thread failed: {0}")]
     Control(io::Error),
-    /// It stopped, but not everything was synced and closed in time: the next start scans the tails of the logs.
-    #[error("the node stopped, but not every log was closed in time; the next start scans their tails")]
+    /// It stopped, but not everything was synced and closed, for lack of time or of a disk.
+    #[error("the node stopped, but not every log was synced and closed; the next start scans their tails")]
     Unclean,
 }
 

@@ -17,7 +17,7 @@ use corelog_engine::disk::Disk;
 use corelog_engine::disk::uring::UringDisk;
 use corelog_engine::log::{FlushPolicy, RecoveryReport};
 use corelog_engine::{Engine, Log};
-use corelog_replication::{NodeId, Partition};
+use corelog_replication::Partition;
 use corelog_schemas::{ErrorCode, Failure};
 use futures_util::stream::{self, StreamExt};
 
@@ -154,19 +154,16 @@ async fn open(shard: &Shard, snapshot: &Snapshot, opening: &Opening) -> Done {
     let entry = |state| Entry { data_dir, dir: dir.clone(), options, state };
     shard.registry.put(id, entry(State::Opening));
     let (state, done) = match open_log(shard, snapshot, opening, partition, &dir).await {
-        Ok((log, report)) => {
-            let node = NodeId(snapshot.node.0);
-            match Partition::lead(id, node, log, partition.leader_epoch) {
-                Ok(open) => {
-                    let done = report.map_or(Done::Made(data_dir), |report| {
-                        tell_recovery(&dir, &report, options.flush);
-                        Done::Opened { scanned_bytes: report.scanned_bytes }
-                    });
-                    (State::Open(open), done)
-                }
-                Err(error) => (State::Failed(failures::of_append(&error)), Done::Other),
+        Ok((log, report)) => match Partition::lead(id, snapshot.node, log, partition.leader_epoch) {
+            Ok(open) => {
+                let done = report.map_or(Done::Made(data_dir), |report| {
+                    tell_recovery(&dir, &report, options.flush);
+                    Done::Opened { scanned_bytes: report.scanned_bytes }
+                });
+                (State::Open(open), done)
             }
-        }
+            Err(error) => (State::Failed(failures::of_append(&error)), Done::Other),
+        },
         Err(failure) => (State::Failed(failure), Done::Other),
     };
     if let State::Failed(failure) = &state {

@@ -13,9 +13,10 @@ use corelog_client::{Client, ClientConfig};
 use corelog_engine::TimestampMs;
 use corelog_engine::batch::{BatchBuilder, BatchFields, NewRecord};
 use corelog_schemas::messages::{
-    HandshakeRequest, HandshakeResponse, MetadataRequest, MetadataTopics, NewTopic, PartitionRef,
+    ErrorResponse, HandshakeRequest, HandshakeResponse, MetadataRequest, MetadataTopics, NewTopic,
+    PartitionRef,
 };
-use corelog_schemas::{Encoder, Features, FrameLimits, Request, decode, parse_frame};
+use corelog_schemas::{Encoder, ErrorCode, Features, FrameLimits, Request, decode, parse_frame};
 
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -120,6 +121,30 @@ impl Node {
         Bare::connect(SocketAddr::new(self.address.ip(), self.address.port() + shard))
     }
 
+    /// Opens a connection; why it was turned away, or `None` if it was not.
+    pub(crate) fn refused_with(&self) -> Option<ErrorCode> {
+        let stream = TcpStream::connect(self.address).expect("connected");
+        let mut bare = Bare { stream, encoder: Encoder::default(), correlation_id: 0, shard: 0 };
+        bare.stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        // Sent or not: who is turned away may be gone already.
+        let mut hello = Vec::new();
+        bare.encoder.request(&mut hello, 1, &Bare::hello());
+        let _ = bare.stream.write_all(&hello);
+        let (api, head, _) = bare.receive_frame();
+        (api == corelog_schemas::api::API_ERROR)
+            .then(|| decode::<ErrorResponse>(&head, 0).expect("a failure").failure.code)
+    }
+
+    /// Sends bytes on a connection of their own and waits until the server has closed it.
+    pub(crate) fn send_raw(&self, bytes: &[u8]) {
+        let mut stream = TcpStream::connect(self.address).expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream.write_all(bytes).expect("sent");
+        stream.shutdown(std::net::Shutdown::Write).expect("shut down");
+        // What comes back is the server's answer; that it ends is what matters. A reset is an end as well.
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+
     pub(crate) fn log(&self) -> String {
         read(&self.log)
     }
@@ -171,16 +196,19 @@ impl Bare {
         let stream = TcpStream::connect(address).expect("connected");
         stream.set_read_timeout(Some(PATIENCE)).expect("set");
         let mut bare = Self { stream, encoder: Encoder::default(), correlation_id: 0, shard: 0 };
-        let hello = HandshakeRequest {
+        let (welcome, _): (HandshakeResponse, _) = bare.ask(&Self::hello(), &[]);
+        bare.shard = welcome.shard;
+        bare
+    }
+
+    fn hello() -> HandshakeRequest {
+        HandshakeRequest {
             protocol_version_min: 1,
             protocol_version_max: 1,
             features: Features::default(),
             client_id: "test".to_owned(),
             software: "test".to_owned(),
-        };
-        let (welcome, _): (HandshakeResponse, _) = bare.ask(&hello, &[]);
-        bare.shard = welcome.shard;
-        bare
+        }
     }
 
     /// Sends a request without waiting for its answer.
@@ -200,16 +228,22 @@ impl Bare {
 
     /// Receives the next answer and its payload.
     pub(crate) fn receive<R: Request>(&mut self) -> (R::Response, Vec<u8>) {
+        let (api, head, payload) = self.receive_frame();
+        assert_eq!(api, R::API.number(), "it was refused as a whole");
+        let response = decode(&head, payload.len() as u64).expect("a response");
+        (response, payload)
+    }
+
+    /// Receives the next frame: what it answers, its head, its payload.
+    fn receive_frame(&mut self) -> (u16, Vec<u8>, Vec<u8>) {
         let mut frame = vec![0; 4];
         self.stream.read_exact(&mut frame).expect("an answer");
         let length = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
         frame.resize(4 + length, 0);
         self.stream.read_exact(&mut frame[4..]).expect("a whole answer");
         let parsed = parse_frame(&frame, &LIMITS).expect("a frame").expect("a whole frame");
-        assert_eq!(parsed.prefix.api, R::API.number(), "it was refused as a whole");
         let payload = frame[frame.len() - parsed.prefix.payload_bytes() as usize..].to_vec();
-        let response = decode(parsed.head, payload.len() as u64).expect("a response");
-        (response, payload)
+        (parsed.prefix.api, parsed.head.to_vec(), payload)
     }
 
     pub(crate) fn ask<R: Request>(&mut self, request: &R, payload: &[u8]) -> (R::Response, Vec<u8>) {
