@@ -231,3 +231,39 @@ fn a_device_that_cannot_be_read_is_said_and_heals() {
     assert_eq!(node.read_all(&log), model);
     assert_eq!(log.failure(), None, "a failed read poisons nothing");
 }
+
+#[test]
+fn readers_of_large_batches_do_not_starve_each_other() {
+    for seed in 0..2 {
+        let node = Node::new(seed);
+        let mut options = engine_options();
+        options.unwritten_bytes_max = 4 << 20;
+        let node = Node::start(node.executor.clone(), node.disk.clone(), options.clone());
+        let log = node.create();
+        log.begin_epoch(LeaderEpoch(1)).expect("a first term");
+        let mut model = Vec::new();
+        for tag in 0..6 {
+            // Each nearly a quarter of all memory.
+            let batch = batch(tag, 1, 900_000);
+            let appended = node.append_durably(&log, &batch);
+            model.extend(stored(&batch, appended.base_offset.0, 1));
+        }
+        node.run(log.close()).expect("a clean close");
+        drop(log);
+        node.executor.kill();
+        let node = Node::start(node.executor.clone(), node.disk.clone(), options);
+        let (log, _) = node.try_open(true).expect("a clean log");
+        let readers: Vec<_> = (0..6)
+            .map(|from| {
+                let log = log.clone();
+                let limits = ReadLimits { bytes_max: 1 };
+                node.executor.spawn(async move {
+                    log.read(Offset(from), Offset(6), limits).await.map(|r| batches_of(&r.slices))
+                })
+            })
+            .collect();
+        for (reader, expected) in readers.into_iter().zip(model) {
+            assert_eq!(node.run(reader), Ok(vec![expected]), "seed {seed}");
+        }
+    }
+}
