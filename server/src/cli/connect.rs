@@ -6,6 +6,7 @@ use std::future::Future;
 use corelog_client::{
     Client, ClientConfig, ConsumeError, DeliveryError, ErrorCode, Failure, RequestError, SendError,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CliError, CliResult, Exit};
 
@@ -42,15 +43,23 @@ fn check_address(address: &str) -> CliResult {
     }
 }
 
-/// Runs a command on a runtime of its own (one thread: a command line needs no more); Ctrl-C ends it with the code
-/// for that.
+/// Runs a command on a runtime of its own (one thread: a command line needs no more). Ctrl-C and SIGTERM end it with
+/// the code for that; what it holds is dropped, so that a demo ends its node and removes its files.
 pub fn block_on(command: impl Future<Output = CliResult>) -> CliResult {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::new(Exit::Failure, format!("cannot start: {error}")))?;
     let result = runtime.block_on(async {
+        let listen = |kind| {
+            signal(kind).map_err(|e| CliError::new(Exit::Failure, format!("cannot listen for signals: {e}")))
+        };
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut hangup = listen(SignalKind::hangup())?;
         tokio::select! {
             result = command => result,
-            _ = tokio::signal::ctrl_c() => Err(CliError::new(Exit::Interrupted, "interrupted")),
+            _ = interrupt.recv() => Err(CliError::new(Exit::Interrupted, "interrupted")),
+            _ = terminate.recv() => Err(CliError::new(Exit::Interrupted, "terminated")),
+            _ = hangup.recv() => Err(CliError::new(Exit::Interrupted, "the terminal was closed")),
         }
     });
     // A thread that waits for standard input must not hold the process.

@@ -11,7 +11,7 @@
 //! | 4 | not found | the topic, partition or file does not exist |
 //! | 5 | refused | the server understood and refused (exists already, invalid option, not authorized, disk full) |
 //! | 6 | damaged | `inspect` found damage in the data |
-//! | 130 | interrupted | Ctrl-C |
+//! | 130 | interrupted | Ctrl-C, SIGTERM, or the terminal was closed |
 
 use std::fmt;
 use std::process::ExitCode;
@@ -32,7 +32,7 @@ pub enum Exit {
     Refused = 5,
     /// Damage was found in the data.
     Damaged = 6,
-    /// Ctrl-C.
+    /// Ctrl-C, SIGTERM, or the terminal was closed.
     Interrupted = 130,
 }
 
