@@ -1,4 +1,4 @@
-//! `corelog config` as a person runs it: the real binary, real files, exit codes.
+//! The configuration as a person meets it: the real binary, real files, exit codes.
 //!
 //! Must never happen: a wrong file that passes, a problem without its line, a reference that differs from the docs.
 
@@ -70,4 +70,24 @@ fn reference_prints_the_docs() {
     let output = corelog(&["config", "reference"], &[]);
     let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
     assert_eq!(text(&output.stdout), std::fs::read_to_string(docs).expect("the docs"));
+}
+
+#[test]
+fn a_start_that_is_refused_says_why_and_logs_as_json_if_asked_to() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let identity = r#"{"format": 1, "cluster_id": "c", "node_id": 7, "data_dir_id": "1f"}"#;
+    std::fs::write(dir.path().join("corelog.json"), identity).expect("written");
+    let data = dir.path().display().to_string();
+    let arguments = ["serve", "--data", &data, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let environment = [("CORELOG_LOG_FORMAT", "json"), ("RUST_LOG", "info")];
+    let output = corelog(&arguments, &environment);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    let (logged, others): (Vec<&str>, Vec<&str>) = said.lines().partition(|line| line.starts_with('{'));
+    let starting = logged
+        .iter()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find(|event| event["message"] == "starting");
+    assert!(starting.is_some_and(|event| event["level"] == "INFO" && event["shards"].is_u64()), "{said}");
+    assert!(others.iter().any(|line| line.contains("set node.id = 7")), "{said}");
 }

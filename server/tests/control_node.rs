@@ -495,3 +495,21 @@ fn a_failed_disk_goes_offline_while_the_node_runs() {
     // Nothing in it may be called clean.
     assert_eq!(node.stop(), Stopped::Unclean);
 }
+
+#[test]
+fn a_full_disk_takes_no_new_partitions_and_keeps_its_old_ones() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let node = start(config(&[temp.path()], &[]), 1).expect("it starts");
+    ok(&node.create("t", 1));
+    node.stop();
+    let node = start(config(&[temp.path()], &[("data.free_bytes_min", "1024TiB")]), 1).expect("it starts");
+    refused(&node.create("u", 1), ErrorCode::DiskFull, "free space");
+    refused(&node.add_partitions("t", 2), ErrorCode::DiskFull, "free space");
+    let partition = node.describe("t").partitions.remove(0);
+    assert_eq!(partition.failure, None, "reads go on");
+    let node_description = node.ask(AdminRequest::DescribeNode);
+    let code = node_description.data_dirs[0].state.as_ref().map_err(|failure| failure.code);
+    assert_eq!(code, Err(ErrorCode::DiskFull));
+    ok(&node.delete("t"));
+    assert_eq!(node.stop(), Stopped::Clean);
+}

@@ -89,7 +89,7 @@ pub enum DataDirError {
         problem: String,
     },
     /// It was ours and is empty now.
-    #[error("data directory {} has lost its {IDENTITY_FILE}; is its disk mounted?", path.display())]
+    #[error("data directory {} has lost its {IDENTITY_FILE}; is its disk mounted? If the disk was replaced, name a directory of another name on the new one in data.dirs, and delete the topics that were lost", path.display())]
     Lost {
         /// Which.
         path: PathBuf,

@@ -149,6 +149,22 @@ async fn metrics_show_shards_that_answer_and_those_that_do_not() {
 }
 
 #[tokio::test]
+async fn the_metrics_that_operators_are_told_to_watch_exist() {
+    let (address, _sender, _links) = serve(view(&[1, 1], false)).await;
+    let (_, body) = get(&address, "/metrics").await;
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+    let docs = std::fs::read_to_string(file).expect("the docs are there");
+    let named: Vec<&str> =
+        docs.split('`').filter(|word| word.starts_with("corelog_") || word.starts_with("process_")).collect();
+    assert!(named.len() > 10, "{named:?}");
+    for name in named {
+        // The type line of a counter is without its suffix.
+        let family = format!("# TYPE {} ", name.strip_suffix("_total").unwrap_or(name));
+        assert!(body.contains(&family), "{name} is in docs/operations.md and not in the metrics");
+    }
+}
+
+#[tokio::test]
 async fn silent_peers_do_not_keep_others_out() {
     let (address, _sender, _links) = serve(view(&[1, 1], false)).await;
     let mut silent = Vec::new();
