@@ -107,19 +107,47 @@ impl Model {
     }
 }
 
+fn spawn_child(dir: &Path) -> std::process::Child {
+    Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "child", "--nocapture"])
+        .env(CHILD_DIR, dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the child starts")
+}
+
+#[test]
+fn a_store_killed_while_it_is_made_can_be_opened() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut met = 0;
+    for round in 0..40_u64 {
+        let dir = dir.path().join(round.to_string());
+        std::fs::create_dir(&dir).expect("made");
+        let mut child = spawn_child(&dir);
+        // From the first file on, and a little later each time.
+        let started = std::time::Instant::now();
+        while std::fs::read_dir(&dir).expect("readable").count() == 0 {
+            assert!(started.elapsed().as_secs() < 30, "the child does nothing");
+            std::thread::yield_now();
+        }
+        std::thread::sleep(std::time::Duration::from_micros(round * 150));
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+        met += u32::from(!dir.join("meta.redb").exists());
+        let stored = open(&dir).load().expect("loaded");
+        assert_eq!((stored.cluster_id.as_str(), stored.node), ("c", NodeId(1)));
+    }
+    assert!(met > 0, "no kill came before the store was in place");
+}
+
 #[test]
 fn metadata_survives_kill_9_at_any_instant() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut model = Model::default();
     let mut lines_total = 0;
     for round in 0..ROUNDS {
-        let mut child = Command::new(std::env::current_exe().expect("this test"))
-            .args(["--exact", "child", "--nocapture"])
-            .env(CHILD_DIR, dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the child starts");
+        let mut child = spawn_child(dir.path());
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let epoch_before = model.epoch;
         // A different number of changes each time, then a kill that lands anywhere in the next ones.

@@ -118,11 +118,6 @@ fn open_first(config: &Config) -> Result<(DataDir, EmbeddedStore), StartError> {
         return Err(StartError::StoreLost { path: first.clone() });
     }
     let store = EmbeddedStore::open(&store, config.node.id, &dir.cluster_id)?;
-    data_dir::sync_dir(first).map_err(|error| DataDirError::Io {
-        path: first.clone(),
-        action: "sync it",
-        error,
-    })?;
     Ok((dir, store))
 }
 

@@ -24,7 +24,7 @@ use redb::{
 use serde::{Deserialize, Serialize};
 
 use super::{Change, Coordination, DeletedTopic, StoreError, Stored, StoredPartition, StoredTopic, Version};
-use crate::control::data_dir::DataDirId;
+use crate::control::data_dir::{DataDirId, sync_dir};
 use crate::control::snapshot::{NodeId, ShardId};
 
 /// Shape of the tables that this code reads and writes.
@@ -88,11 +88,34 @@ fn classify(path: &str, error: redb::Error) -> StoreError {
 impl EmbeddedStore {
     /// Opens the store of a node; makes it, for this node and cluster, if there is none.
     pub fn open(path: &Path, node: NodeId, cluster_id: &str) -> Result<Self, StoreError> {
-        let shown = path.display().to_string();
-        let database = Database::create(path).map_err(|error| classify(&shown, error.into()))?;
-        let store = Self { database, path: shown };
+        if !path.exists() {
+            Self::make(path, node, cluster_id)?;
+        }
+        let store = Self::open_existing(path)?;
         store.initialize(node, cluster_id)?;
         Ok(store)
+    }
+
+    /// Makes a store aside and puts it in place whole, so that a kill in the middle leaves none rather than a half
+    /// one, which could not be told from a damaged one.
+    fn make(path: &Path, node: NodeId, cluster_id: &str) -> Result<(), StoreError> {
+        let failed = |error: std::io::Error| classify(&path.display().to_string(), error.into());
+        let aside = path.with_extension("redb.new");
+        match std::fs::remove_file(&aside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let store = Self::open_existing(&aside)?;
+        store.initialize(node, cluster_id)?;
+        drop(store);
+        std::fs::rename(&aside, path).map_err(failed)?;
+        path.parent().map_or(Ok(()), sync_dir).map_err(failed)
+    }
+
+    fn open_existing(path: &Path) -> Result<Self, StoreError> {
+        let shown = path.display().to_string();
+        let database = Database::create(path).map_err(|error| classify(&shown, error.into()))?;
+        Ok(Self { database, path: shown })
     }
 
     fn failed<E: Into<redb::Error>>(&self) -> impl Fn(E) -> StoreError + '_ {
