@@ -19,7 +19,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::buffer::{BUFFER_BYTES_MAX, BufferPool, DmaBuffer};
 use crate::disk::{BLOCK_BYTES, Disk};
-use crate::log::{EngineOptions, Log, Segment};
+use crate::log::{AHEAD_BYTES_MIN, EngineOptions, Log, Segment};
 use crate::notify::{Notify, Pass, Turnstile};
 
 /// A piece of work that a driver runs to its end.
@@ -47,6 +47,8 @@ struct EngineState<D: Disk> {
     open_tails: RefCell<VecDeque<Weak<Segment<D>>>>,
     tail_blocks: RefCell<Vec<DmaBuffer>>,
     memory_turnstile: Turnstile,
+    /// How far all logs together are to be written ahead.
+    ahead_bytes: Cell<u64>,
     stopping: Cell<bool>,
     open_files: RefCell<VecDeque<Weak<Segment<D>>>>,
     counters: Counters,
@@ -114,6 +116,7 @@ impl<D: Disk> Engine<D> {
             open_tails: RefCell::default(),
             tail_blocks: RefCell::new(tail_blocks),
             memory_turnstile: Turnstile::default(),
+            ahead_bytes: Cell::new(0),
             stopping: Cell::new(false),
             open_files: RefCell::default(),
             counters: Counters::default(),
@@ -333,6 +336,18 @@ impl<D: Disk> Engine<D> {
                 return true;
             }
         }
+    }
+
+    /// Changes how far one log is written ahead from `old` to `new`, or not at all if the budget of all does not
+    /// allow it. Returns what it is now. The minimum, which every log has, does not count.
+    pub(crate) fn share_ahead(&self, old: u64, new: u64) -> u64 {
+        assert!(old.min(new) >= AHEAD_BYTES_MIN, "{old} or {new} is below the minimum");
+        let total = self.0.ahead_bytes.get() - (old - AHEAD_BYTES_MIN) + (new - AHEAD_BYTES_MIN);
+        if new > old && total > self.0.options.write_ahead_total_bytes_max {
+            return old;
+        }
+        self.0.ahead_bytes.set(total);
+        new
     }
 
     fn release_oldest_tail(&self) -> bool {

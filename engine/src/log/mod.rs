@@ -33,6 +33,7 @@ pub use append::{Admission, Appended};
 pub use errors::{AppendError, LogFailure, OpenError, ReadError, TrimError};
 pub use options::{CleanupPolicy, EngineOptions, FlushPolicy, LogOptions, ReadLimits};
 pub use place::{ActiveSegment, Placement, place};
+pub(crate) use prepare::AHEAD_BYTES_MIN;
 pub use read::ReadBatches;
 pub use recovery::{CutTail, RecoveryReport};
 pub use retention::{SealedSegment, expired};
@@ -111,6 +112,12 @@ struct LogInner<D: Disk> {
     queued: Cell<bool>,
 }
 
+impl<D: Disk> Drop for LogInner<D> {
+    fn drop(&mut self) {
+        self.engine.share_ahead(self.state.get_mut().ahead_bytes, prepare::AHEAD_BYTES_MIN);
+    }
+}
+
 struct State<D: Disk> {
     options: LogOptions,
     ends: LogEnds,
@@ -133,6 +140,10 @@ struct State<D: Disk> {
     unsynced_since: Option<TimestampMs>,
     /// When somebody last asked to append: the time by which segments expire between two calls of retention.
     last_admit: TimestampMs,
+    /// How far to write ahead.
+    ahead_bytes: u64,
+    /// When that was last looked at.
+    ahead_since: TimestampMs,
     appended_since_checkpoint: u64,
     end_when_last_idle: Offset,
     checkpointing: bool,
@@ -162,8 +173,6 @@ struct Writer<D: Disk> {
     /// Blocks below are written (zeroes), so that a sync moves data and nothing else.
     prepared_end: u64,
     preparing: bool,
-    /// How far to write ahead; grows with demand, shrinks when idle.
-    ahead_bytes: u64,
     /// The file's name is not durable yet.
     dir_sync_needed: bool,
     /// Memory for what was admitted.
@@ -190,7 +199,6 @@ impl<D: Disk> Writer<D> {
             durable_mark: mark,
             prepared_end,
             preparing: false,
-            ahead_bytes: prepare::AHEAD_BYTES_MIN,
             dir_sync_needed: false,
             spare: VecDeque::new(),
             chunk_bytes_next: append::CHUNK_BYTES_MIN,
@@ -373,11 +381,11 @@ impl<D: Disk> Log<D> {
         if std::mem::replace(&mut state.end_when_last_idle, end) != end {
             return false;
         }
+        state.ahead_bytes = self.engine().share_ahead(state.ahead_bytes, prepare::AHEAD_BYTES_MIN);
         let writer = state.active_mut();
         if !writer.pending.is_empty() || self.0.turnstile.is_taken() {
             return false;
         }
-        writer.ahead_bytes = prepare::AHEAD_BYTES_MIN;
         writer.chunk_bytes_next = append::CHUNK_BYTES_MIN;
         let held = !writer.spare.is_empty();
         writer.spare.clear();

@@ -76,6 +76,8 @@ pub struct EngineOptions {
     pub unwritten_bytes_max: usize,
     /// How far a busy log is written ahead of its end.
     pub write_ahead_bytes_max: u64,
+    /// How far all logs together are written ahead: a few per cent of a disk.
+    pub write_ahead_total_bytes_max: u64,
     /// Appended bytes after which the recovery point is stored: what a start after a crash has to scan.
     pub checkpoint_bytes: u64,
     /// Bytes between two entries of an offset index.
@@ -94,6 +96,7 @@ impl Default for EngineOptions {
             commit_depth_max: 64,
             unwritten_bytes_max: 16 << 20,
             write_ahead_bytes_max: 64 << 20,
+            write_ahead_total_bytes_max: 1 << 30,
             checkpoint_bytes: 64 << 20,
             index_interval_bytes: 32 << 10,
             cold_read_bytes: BUFFER_BYTES_MAX,

@@ -4,8 +4,8 @@
 //! allocated pay a metadata change each, several times the cost of the write.
 //! Invariant: a write of the commit path never passes `prepared_end`; so a full disk is met here, before offsets
 //! are assigned.
-//! Policy: nothing ahead while idle; each time a producer had to wait here the distance doubles, up to
-//! `write_ahead_bytes_max`; the background keeps half of it free. An idle log falls back to the minimum.
+//! Policy: nothing ahead while idle, else a few seconds of the recent rate ([`adapt`]), within
+//! `write_ahead_bytes_max` for a log and `write_ahead_total_bytes_max` for all; the background keeps half of it free.
 
 use std::io;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::{AppendError, Log, LogFailure, NextSegment, Segment};
 use crate::disk::{BLOCK_BYTES, Disk, DiskFile, IoClass, OpenMode};
 
 /// Written ahead of the first append of a log that wakes up: one device write.
-pub(super) const AHEAD_BYTES_MIN: u64 = 64 << 10;
+pub(crate) const AHEAD_BYTES_MIN: u64 = 64 << 10;
 
 /// One step of the background, after which producers that wait may go on.
 const STEP_BYTES: u64 = 4 << 20;
@@ -25,6 +25,18 @@ const NEXT_SEGMENT_AHEAD_BYTES: u64 = 1 << 20;
 
 /// Name of the next segment's file until the roll gives it its base offset. Recovery removes it.
 pub(super) const NEXT_SEGMENT_NAME: &str = "next.segment";
+
+/// Decides how far a log is written ahead, when half of the distance was used up in `used_ms`.
+///
+/// So the distance is what the log appends in 2 to 16 seconds. A distance that stays small would make each stretch
+/// of a few appends pay for a write of zeroes and a sync of the new length.
+pub(super) fn adapt(ahead_bytes: u64, used_ms: u64, bytes_max: u64) -> u64 {
+    match used_ms {
+        0..1_000 => (ahead_bytes * 2).min(bytes_max.max(AHEAD_BYTES_MIN)),
+        1_000..8_000 => ahead_bytes,
+        _ => (ahead_bytes / 2).max(AHEAD_BYTES_MIN),
+    }
+}
 
 /// Marks the active segment as being written ahead, until dropped.
 struct Preparing<D: Disk> {
@@ -79,19 +91,27 @@ impl<D: Disk> Log<D> {
         let (start, end) = {
             let mut state = self.state_mut();
             let segment_bytes_max = align_up(state.options.segment_bytes_max);
-            let ahead_max = self.engine().options().write_ahead_bytes_max;
+            let ahead = state.ahead_bytes.min(STEP_BYTES);
             let writer = state.active_mut();
             writer.preparing = true;
             let needed = align_up(writer.plan.appended() + bytes);
             // The producer waits for what it needs and one step; the background does the rest.
-            let ahead = writer.ahead_bytes.min(STEP_BYTES);
-            writer.ahead_bytes = (writer.ahead_bytes * 2).min(ahead_max);
             (writer.prepared_end, (needed + ahead).min(segment_bytes_max).max(needed))
         };
+        self.adapt_ahead();
         let _preparing = Preparing { log: self.clone(), segment: segment.clone() };
         self.zero(&segment, &file, start, end, IoClass::Commit)
             .await
             .map_err(|e| self.prepare_error(&segment, &e))
+    }
+
+    /// Adapts the distance to the rate of the log, within the budget of the engine.
+    fn adapt_ahead(&self) {
+        let mut state = self.state_mut();
+        let used_ms = state.last_admit.ms_since(state.ahead_since);
+        state.ahead_since = state.last_admit;
+        let bytes = adapt(state.ahead_bytes, used_ms, self.engine().options().write_ahead_bytes_max);
+        state.ahead_bytes = self.engine().share_ahead(state.ahead_bytes, bytes);
     }
 
     async fn zero(
@@ -129,17 +149,18 @@ impl<D: Disk> Log<D> {
             let state = self.state();
             let writer = state.active();
             let limit = align_up(state.options.segment_bytes_max);
-            let busy = writer.ahead_bytes > AHEAD_BYTES_MIN;
+            let busy = state.ahead_bytes > AHEAD_BYTES_MIN;
             let left = writer.prepared_end - writer.plan.appended();
             let at_limit = writer.prepared_end >= limit;
             (
-                busy && !writer.preparing && !at_limit && left < writer.ahead_bytes / 2,
+                busy && !writer.preparing && !at_limit && left < state.ahead_bytes / 2,
                 at_limit
-                    && writer.ahead_bytes >= NEXT_SEGMENT_AHEAD_BYTES
+                    && state.ahead_bytes >= NEXT_SEGMENT_AHEAD_BYTES
                     && matches!(state.next_segment, NextSegment::Absent),
             )
         };
         if ahead {
+            self.adapt_ahead();
             let segment = {
                 let mut state = self.state_mut();
                 let writer = state.active_mut();
@@ -182,7 +203,7 @@ impl<D: Disk> Log<D> {
             return None;
         }
         let limit = align_up(state.options.segment_bytes_max);
-        let end = align_up(writer.plan.appended() + writer.ahead_bytes).min(limit);
+        let end = align_up(writer.plan.appended() + state.ahead_bytes).min(limit);
         (writer.prepared_end < end).then(|| (writer.prepared_end, end.min(writer.prepared_end + STEP_BYTES)))
     }
 
@@ -209,8 +230,7 @@ impl<D: Disk> Log<D> {
             Some(recycled) => recycled,
             None => (disk.open(&path, OpenMode::CreateNew).await?, 0),
         };
-        let end =
-            self.state().active().ahead_bytes.min(align_up(self.options().segment_bytes_max)).max(start);
+        let end = self.state().ahead_bytes.min(align_up(self.options().segment_bytes_max)).max(start);
         while start < end {
             let step = end.min(start + STEP_BYTES);
             file.zero(start, step, IoClass::Background).await?;
@@ -248,4 +268,20 @@ impl<D: Disk> Log<D> {
 /// The next block boundary at or after `position`.
 pub(super) fn align_up(position: u64) -> u64 {
     position.next_multiple_of(BLOCK_BYTES as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_distance_follows_the_rate_within_its_limits() {
+        let check = |ahead, used_ms, expected| assert_eq!(adapt(ahead, used_ms, 1 << 20), expected);
+        check(AHEAD_BYTES_MIN, 0, AHEAD_BYTES_MIN * 2);
+        check(1 << 20, 10, 1 << 20);
+        check(1 << 19, 1_000, 1 << 19);
+        check(1 << 19, 8_000, 1 << 18);
+        check(AHEAD_BYTES_MIN, 1 << 40, AHEAD_BYTES_MIN);
+        assert_eq!(adapt(AHEAD_BYTES_MIN, 0, 0), AHEAD_BYTES_MIN, "a limit below the minimum");
+    }
 }

@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::prepare::{NEXT_SEGMENT_NAME, align_up};
+use super::prepare::{AHEAD_BYTES_MIN, NEXT_SEGMENT_NAME, align_up};
 use super::scan::{STORED_BATCH_BYTES_MAX, ScanEnd, read_from, scan_file};
 use super::segment::{Segment, base_offset_of};
 use super::{Log, LogEnds, LogInner, LogOptions, Mark, NextSegment, OpenError, State, Writer};
@@ -174,6 +174,8 @@ impl<D: Disk> Found<D> {
                 sync_wanted: false,
                 unsynced_since: None,
                 last_admit: TimestampMs(i64::MIN),
+                ahead_bytes: AHEAD_BYTES_MIN,
+                ahead_since: TimestampMs(i64::MIN),
                 appended_since_checkpoint: 0,
                 end_when_last_idle: end,
                 checkpointing: false,

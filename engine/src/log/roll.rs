@@ -212,7 +212,6 @@ impl<D: Disk> super::State<D> {
         let mut writer = Writer::at_end(segment, prepared_end);
         writer.dir_sync_needed = true;
         let old = self.active_mut();
-        writer.ahead_bytes = old.ahead_bytes;
         writer.chunk_bytes_next = old.chunk_bytes_next;
         writer.spare = std::mem::take(&mut old.spare);
         let sealed = old.segment.clone();

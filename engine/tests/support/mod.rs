@@ -46,6 +46,7 @@ pub fn engine_options() -> EngineOptions {
         commit_depth_max: 8,
         unwritten_bytes_max: 256 << 10,
         write_ahead_bytes_max: 256 << 10,
+        write_ahead_total_bytes_max: 1 << 20,
         checkpoint_bytes: 16 << 10,
         index_interval_bytes: 1 << 10,
         cold_read_bytes: 16 << 10,

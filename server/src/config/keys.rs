@@ -122,7 +122,7 @@ const OWN_KEYS: &[Key] = keys! {
     memory {
         per_shard: Kind::Bytes { min: 16 * MIB, max: 1 << 40, or: Or::Auto }, "auto",
             "Buffer memory of one shard: tails of its logs, requests, read-ahead. When it is used up, producers \
-             wait. \"auto\": a quarter of the usable memory, shared out over the shards, 64MiB to 2GiB each.",
+             wait. \"auto\": a quarter of the usable memory, shared out over the shards, 64MiB to 192MiB each.",
             "Raise it with many partitions or many slow consumers near the tail; lower it beside other programs.";
     }
     limits {
