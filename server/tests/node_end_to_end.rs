@@ -338,3 +338,26 @@ async fn garbage_and_half_frames_end_their_own_connection_and_nothing_else() {
     assert_eq!(try_produce(&mut bare, "t", 0), Ok(0));
     assert_eq!(try_produce(&mut node.shard(0), "t", 0), Ok(1));
 }
+
+#[tokio::test]
+async fn metrics_tell_what_a_shard_did() {
+    let dir = directory();
+    let node = Setup::new(&dir.path().join("data"), "0,1").start();
+    node.create_topic("t", 2).await;
+    let mut bare = node.shard(0);
+    for partition in [0, 1] {
+        assert_eq!(try_produce(&mut bare, "t", partition), Ok(0));
+        bare.ask(&long_poll("t", 0), &[]);
+    }
+    let metrics = node.metrics();
+    let of = |name: &str| -> f64 {
+        let lines = metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    assert_eq!(of("corelog_produce_latency_seconds_count"), 2.0);
+    assert_eq!(of("corelog_requests_forwarded_total"), 1.0, "one partition is the other shard's");
+    assert!(of("corelog_fetch_latency_seconds_count") >= 2.0);
+    assert!(of("corelog_sync_latency_seconds_count") >= 2.0);
+    assert!(of("corelog_sync_latency_seconds_sum") > 0.0);
+    assert!(of("corelog_syncs_total") >= 2.0);
+}

@@ -10,6 +10,7 @@
 mod backend;
 mod clock;
 mod counters;
+mod disk;
 mod failures;
 mod fetch;
 pub mod listener;

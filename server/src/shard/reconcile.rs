@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use corelog_engine::TopicPartition;
 use corelog_engine::disk::Disk;
-use corelog_engine::disk::uring::UringDisk;
 use corelog_engine::log::{FlushPolicy, RecoveryReport};
 use corelog_engine::{Engine, Log};
 use corelog_replication::Partition;
 use corelog_schemas::{ErrorCode, Failure};
 use futures_util::stream::{self, StreamExt};
 
+use super::disk::ShardDisk;
 use super::failures;
 use super::plan::{Opening, Step, plan};
 use super::registry::{Entry, ShardPartition, State};
@@ -180,7 +180,7 @@ async fn open_log(
     opening: &Opening,
     partition: &PartitionMetadata,
     dir: &Path,
-) -> Result<(Log<UringDisk>, Option<RecoveryReport>), Failure> {
+) -> Result<(Log<ShardDisk>, Option<RecoveryReport>), Failure> {
     let engine = engine(shard, opening.data_dir)?;
     let is_there = match engine.disk().list(dir).await {
         Ok(entries) => !entries.is_empty(),
@@ -207,7 +207,7 @@ async fn open_log(
     opened.map(|(log, report)| (log, Some(report))).map_err(|error| failures::of_open(&error))
 }
 
-fn engine(shard: &Shard, data_dir: DataDirIndex) -> Result<&Engine<UringDisk>, Failure> {
+fn engine(shard: &Shard, data_dir: DataDirIndex) -> Result<&Engine<ShardDisk>, Failure> {
     shard.engines.get(data_dir.index()).and_then(Option::as_ref).ok_or_else(|| {
         Failure::new(ErrorCode::PartitionOffline, "the data directory was offline when the node started")
     })

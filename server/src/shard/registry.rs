@@ -8,16 +8,16 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
-use corelog_engine::disk::uring::UringDisk;
 use corelog_engine::{LogOptions, TopicPartition};
 use corelog_replication::Partition;
 use corelog_schemas::Failure;
 use rustc_hash::FxHashMap;
 
+use super::disk::ShardDisk;
 use crate::control::DataDirIndex;
 
 /// A partition on the real disk.
-pub(super) type ShardPartition = Partition<UringDisk>;
+pub(super) type ShardPartition = Partition<ShardDisk>;
 
 /// One partition of this shard.
 #[derive(Clone)]

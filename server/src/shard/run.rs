@@ -27,6 +27,7 @@ use glommio::{Latency, Shares, Task, TaskQueueHandle};
 use super::ShardOptions;
 use super::clock::Clock;
 use super::counters::Counters;
+use super::disk::{ShardDisk, SyncTimes};
 use super::mesh::{self, MeshRequest};
 use super::registry::{Registry, State};
 use super::state::{Shard, SharedShard};
@@ -66,35 +67,44 @@ struct Queues {
     background: TaskQueueHandle,
 }
 
+impl Queues {
+    fn new() -> Self {
+        let executor = glommio::executor();
+        let queue = |shares, latency, name| executor.create_task_queue(Shares::Static(shares), latency, name);
+        Self {
+            latency: queue(LATENCY_SHARES, Latency::Matters(LATENCY_WAIT), "latency"),
+            background: queue(BACKGROUND_SHARES, Latency::NotImportant, "background"),
+        }
+    }
+}
+
+/// One engine for each data directory that is there; all share the shard's memory.
+fn make_engines(
+    disks: &[UringDisk],
+    first: &Snapshot,
+    pool: &BufferPool,
+    options: &ShardOptions,
+    sync_times: &SyncTimes,
+) -> Vec<Option<Engine<ShardDisk>>> {
+    let engines = disks.iter().zip(&first.data_dirs).map(|(disk, dir)| match dir.state {
+        DataDirState::Online | DataDirState::Full { .. } => {
+            let disk = ShardDisk::new(disk.clone(), sync_times.clone());
+            Some(Engine::new(disk, pool.clone(), options.engine.clone()))
+        }
+        DataDirState::Offline { .. } => None,
+    });
+    engines.collect()
+}
+
 /// Runs a shard to its end. Must be polled on its own executor.
 pub(super) async fn run(parts: Parts) {
     let Parts { options, link, listener, mesh, mesh_requests, disks } = parts;
     let ShardLink { shard: id, commands, reports } = link;
     let Some(first) = first_snapshot(id, &commands, &reports).await else { return };
-    let executor = glommio::executor();
-    let queues = Queues {
-        latency: executor.create_task_queue(
-            Shares::Static(LATENCY_SHARES),
-            Latency::Matters(LATENCY_WAIT),
-            "latency",
-        ),
-        background: executor.create_task_queue(
-            Shares::Static(BACKGROUND_SHARES),
-            Latency::NotImportant,
-            "background",
-        ),
-    };
+    let queues = Queues::new();
     let pool = BufferPool::new(options.memory_bytes);
-    let engines: Vec<_> = disks
-        .iter()
-        .zip(&first.data_dirs)
-        .map(|(disk, dir)| match dir.state {
-            DataDirState::Online | DataDirState::Full { .. } => {
-                Some(Engine::new(disk.clone(), pool.clone(), options.engine.clone()))
-            }
-            DataDirState::Offline { .. } => None,
-        })
-        .collect();
+    let sync_times = SyncTimes::default();
+    let engines = make_engines(&disks, &first, &pool, &options, &sync_times);
     let clock = Clock::new();
     let sessions =
         Sessions::new(options.sessions.clone().within_buffers(options.memory_bytes), clock.elapsed_ms())
@@ -108,6 +118,7 @@ pub(super) async fn run(parts: Parts) {
         registry: Registry::default(),
         sessions,
         counters: Counters::default(),
+        sync_times,
         mesh,
         reports,
         snapshot: RefCell::new(first.clone()),
@@ -183,8 +194,8 @@ struct Drivers {
 fn spawn_drivers(shard: &SharedShard, queues: &Queues) -> Drivers {
     let mut drivers = Drivers { reapers: Vec::new(), engines: Vec::new() };
     for engine in shard.engines.iter().flatten() {
-        drivers.reapers.push(spawn(reap(engine.disk().clone()), queues.latency));
-        let commits = batched(engine.disk().clone(), engine.drive_commits());
+        drivers.reapers.push(spawn(reap(engine.disk().ring().clone()), queues.latency));
+        let commits = batched(engine.disk().ring().clone(), engine.drive_commits());
         drivers.engines.push(spawn(commits, queues.latency));
         drivers.engines.push(spawn(engine.drive_background(), queues.background));
     }

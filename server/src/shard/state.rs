@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use corelog_engine::buffer::BufferPool;
-use corelog_engine::disk::uring::UringDisk;
 use corelog_engine::{Engine, PartitionId, TopicId, TopicPartition};
 use corelog_net::native::Sessions;
 use corelog_schemas::messages::{PartitionRef, TopicRef};
@@ -17,6 +16,7 @@ use corelog_schemas::{ErrorCode, Failure};
 
 use super::clock::Clock;
 use super::counters::{Counters, count};
+use super::disk::{ShardDisk, SyncTimes};
 use super::mesh::MeshRequest;
 use super::registry::{Registry, ShardPartition, State};
 use crate::control::{
@@ -31,10 +31,11 @@ pub(super) struct Shard {
     pub(super) clock: Clock,
     pub(super) pool: BufferPool,
     /// One engine for each data directory, in their order; `None` for one that was offline at the start.
-    pub(super) engines: Vec<Option<Engine<UringDisk>>>,
+    pub(super) engines: Vec<Option<Engine<ShardDisk>>>,
     pub(super) registry: Registry,
     pub(super) sessions: Sessions,
     pub(super) counters: Counters,
+    pub(super) sync_times: SyncTimes,
     /// To every shard of this node, by number; to this one too, which is never used.
     pub(super) mesh: Vec<flume::Sender<MeshRequest>>,
     pub(super) reports: flume::Sender<ShardReport>,

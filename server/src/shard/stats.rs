@@ -25,6 +25,7 @@ pub(super) fn report(shard: &Shard) -> ShardStats {
     stats.produce_latency = *counters.produce_latency.borrow();
     stats.fetch_latency = *counters.fetch_latency.borrow();
     stats.syncs = syncs;
+    stats.sync_latency = *shard.sync_times.borrow();
     stats.partitions = partitions(shard);
     stats
 }

@@ -145,6 +145,17 @@ impl Node {
         let _ = stream.read_to_end(&mut Vec::new());
     }
 
+    /// What `/metrics` says now.
+    pub(crate) fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(&self.http).expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http);
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("an answer");
+        response
+    }
+
     pub(crate) fn log(&self) -> String {
         read(&self.log)
     }
