@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn the_engine_is_measured_beside_its_floor_and_leaves_nothing() {
-        let dir = tempfile::tempdir_in(".").expect("a temporary directory on a real disk");
+        let dir = crate::tests::dir_on_disk();
         for is_synced in [true, false] {
             let figures =
                 measure(&EngineBenchOptions { is_synced, ..options(dir.path()) }).expect("the disk works");
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_run_ends_when_the_logs_are_full() {
-        let dir = tempfile::tempdir_in(".").expect("a temporary directory on a real disk");
+        let dir = crate::tests::dir_on_disk();
         let started = Instant::now();
         let options = EngineBenchOptions {
             bytes_max: 100_000,

@@ -28,3 +28,12 @@ pub use cpu::{ProcessCpu, StealProbe};
 pub use environment::Environment;
 pub use error::BenchError;
 pub use latency::{Latencies, Percentiles};
+
+#[cfg(test)]
+mod tests {
+    /// A temporary directory beside the test's binary: on a real disk, as `/tmp` may not be, and not among the sources.
+    pub(crate) fn dir_on_disk() -> tempfile::TempDir {
+        let binary = std::env::current_exe().expect("a test knows its binary");
+        tempfile::tempdir_in(binary.parent().expect("it lies in a directory")).expect("a temporary directory")
+    }
+}

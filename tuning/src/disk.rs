@@ -184,7 +184,10 @@ mod tests {
 
     #[test]
     fn a_missing_directory_is_told_and_a_fit_one_is_not() {
-        let dir = tempfile::tempdir_in(".").expect("a temporary directory");
+        // Beside the binary: on a real disk, as `/tmp` may not be.
+        let binary = std::env::current_exe().expect("a test knows its binary");
+        let dir = tempfile::tempdir_in(binary.parent().expect("it lies in a directory"))
+            .expect("a temporary directory");
         if detect(dir.path()).expect("it is there").file_system == "ext4" {
             assert_eq!(warnings_of(dir.path()), []);
         }

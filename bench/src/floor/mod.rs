@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn every_combination_is_measured_and_nothing_is_left_behind() {
-        let dir = tempfile::tempdir_in(".").expect("a temporary directory on a real disk");
+        let dir = crate::tests::dir_on_disk();
         let floors = measure(&options(dir.path())).expect("this disk has direct I/O");
         assert_eq!(floors.disk.len(), 3 * 2 * 2);
         for disk in &floors.disk {
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_paced_floor_keeps_its_pace() {
-        let dir = tempfile::tempdir_in(".").expect("a temporary directory on a real disk");
+        let dir = crate::tests::dir_on_disk();
         let options = FloorOptions {
             measurements: vec![Measurement::SyncedWrite, Measurement::RoundTrip],
             block_sizes: vec![4096],
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn senseless_options_are_refused() {
-        let dir = tempfile::tempdir_in(".").expect("a temporary directory on a real disk");
+        let dir = crate::tests::dir_on_disk();
         let refused = |change: fn(&mut FloorOptions)| {
             let mut options = options(dir.path());
             change(&mut options);
