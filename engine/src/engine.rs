@@ -85,6 +85,25 @@ pub struct EngineStats {
     pub evictions: u64,
 }
 
+impl EngineStats {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: &Self) -> Self {
+        Self {
+            appended_bytes: self.appended_bytes + other.appended_bytes,
+            appended_records: self.appended_records + other.appended_records,
+            device_written_bytes: self.device_written_bytes + other.device_written_bytes,
+            device_zeroed_bytes: self.device_zeroed_bytes + other.device_zeroed_bytes,
+            device_read_bytes: self.device_read_bytes + other.device_read_bytes,
+            writes: self.writes + other.writes,
+            syncs: self.syncs + other.syncs,
+            copied_bytes: self.copied_bytes + other.copied_bytes,
+            recycled_segments: self.recycled_segments + other.recycled_segments,
+            evictions: self.evictions + other.evictions,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Counters(Cell<EngineStats>);
 

@@ -3,7 +3,7 @@
 //! Owns: the shape of a report. Counters count from the start of the process and never go back.
 //! Not here: how they become metrics (`crate::http`) or answers to clients (`wire.rs`).
 
-use corelog_engine::{Offset, TopicPartition};
+use corelog_engine::{EngineStats, Offset, TopicPartition};
 
 use super::snapshot::{ShardId, SnapshotVersion};
 
@@ -94,8 +94,8 @@ pub struct ShardStats {
     pub produce_latency: LatencyBuckets,
     /// From the arrival of a fetch to its answer, the wait for bytes included.
     pub fetch_latency: LatencyBuckets,
-    /// Device syncs done.
-    pub syncs: u64,
+    /// What the engines of its data directories have counted, added up.
+    pub engine: EngineStats,
     /// Time of a sync.
     pub sync_latency: LatencyBuckets,
     /// Every partition that it owns.
@@ -120,7 +120,7 @@ impl ShardStats {
             fetch_bytes: 0,
             produce_latency: LatencyBuckets::default(),
             fetch_latency: LatencyBuckets::default(),
-            syncs: 0,
+            engine: EngineStats::default(),
             sync_latency: LatencyBuckets::default(),
             partitions: Vec::new(),
         }

@@ -62,7 +62,18 @@ const SHARD_COUNTERS: &[Series<ShardStats>] = &[
     }),
     ("corelog_produce_bytes", "Record batch bytes appended", |s| s.produce_bytes),
     ("corelog_fetch_bytes", "Record batch bytes sent to consumers", |s| s.fetch_bytes),
-    ("corelog_syncs", "Device syncs", |s| s.syncs),
+    ("corelog_syncs", "Device syncs", |s| s.engine.syncs),
+    ("corelog_device_writes", "Device writes of commits", |s| s.engine.writes),
+    ("corelog_device_written_bytes", "Bytes that commits gave to the device", |s| {
+        s.engine.device_written_bytes
+    }),
+    ("corelog_device_zeroed_bytes", "Bytes written ahead of appends", |s| s.engine.device_zeroed_bytes),
+    ("corelog_device_read_bytes", "Bytes of cold reads", |s| s.engine.device_read_bytes),
+    ("corelog_copied_bytes", "Bytes copied on their way from the socket to the device", |s| {
+        s.engine.copied_bytes
+    }),
+    ("corelog_recycled_segments", "Segments made from expired ones", |s| s.engine.recycled_segments),
+    ("corelog_buffer_evictions", "Cached chunks given up for memory", |s| s.engine.evictions),
 ];
 
 const SHARD_LATENCIES: &[(&str, &str, Buckets)] = &[

@@ -1,5 +1,7 @@
 //! The report that the control thread asks for: everything that sessions, engines and partitions have counted.
 
+use corelog_engine::EngineStats;
+
 use super::registry::State;
 use super::state::Shard;
 use crate::control::{PartitionStats, ShardStats};
@@ -9,7 +11,6 @@ pub(super) fn report(shard: &Shard) -> ShardStats {
     let connections = shard.sessions.connections();
     let traffic = shard.sessions.traffic();
     let counters = &shard.counters;
-    let syncs = shard.engines.iter().flatten().map(|engine| engine.stats().syncs).sum();
     let mut stats = ShardStats::new(shard.id);
     stats.applied = shard.applied.get();
     stats.connections = u32::try_from(connections.open).unwrap_or(u32::MAX);
@@ -24,7 +25,8 @@ pub(super) fn report(shard: &Shard) -> ShardStats {
     stats.fetch_bytes = traffic.fetch_bytes;
     stats.produce_latency = *counters.produce_latency.borrow();
     stats.fetch_latency = *counters.fetch_latency.borrow();
-    stats.syncs = syncs;
+    stats.engine =
+        shard.engines.iter().flatten().fold(EngineStats::default(), |sum, engine| sum.plus(&engine.stats()));
     stats.sync_latency = *shard.sync_times.borrow();
     stats.partitions = partitions(shard);
     stats
