@@ -151,7 +151,7 @@ fn crash_everywhere(seed: u64) {
 
 #[test]
 fn nothing_sure_is_lost_whenever_it_crashes() {
-    for seed in 0..4 {
+    for seed in seeds("crash_at_every_sync", 4) {
         crash_everywhere(seed);
     }
 }

@@ -307,7 +307,7 @@ fn other_log(node: &Node) -> Log<SimDisk> {
 }
 
 fn check_poison(kind: FaultKind) {
-    for seed in 0..20 {
+    for seed in seeds("damage", 20) {
         let node = Node::new(seed);
         let (log, model) = filled(&node, 3);
         let other = other_log(&node);

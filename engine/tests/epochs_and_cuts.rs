@@ -72,7 +72,7 @@ fn torn_with_a_sound_one_behind(seed: u64) -> (Node, Vec<Stored>, Stored) {
 
 #[test]
 fn what_stood_behind_a_torn_batch_never_comes_back() {
-    for seed in 0..40 {
+    for seed in seeds("epochs_and_cuts", 40) {
         let (node, mut model, old_next) = torn_with_a_sound_one_behind(seed);
         let (log, report) = node.open();
         assert_eq!(node.read_all(&log), model);

@@ -47,7 +47,7 @@ async fn workload(node_engine: corelog_engine::Engine<SimDisk>, number: u64, wit
 
 #[test]
 fn logs_that_crash_together_recover_each_for_itself() {
-    for seed in 0..40 {
+    for seed in seeds("logs_together", 40) {
         let executor = Rc::new(Executor::new(seed));
         let disk = SimDisk::new(executor.handle(), SimDiskOptions::default());
         disk.stop_at_sync(executor.handle().random(30..200));
@@ -115,7 +115,7 @@ fn a_sync_is_shared_by_all_who_wait_for_it() {
 
 #[test]
 fn callers_that_give_up_leave_nothing_behind() {
-    for seed in 0..20 {
+    for seed in seeds("logs_together", 20) {
         let node = Node::new(seed);
         let log = node.create();
         log.begin_epoch(LeaderEpoch(1)).expect("a first term");

@@ -115,7 +115,7 @@ async fn read(random: corelog_sim::Handle, log: Log<SimDisk>, history: Rc<RefCel
 #[test]
 fn readers_see_the_log_as_it_was_at_one_moment() {
     let mut batches_read = 0;
-    for seed in 0..10 {
+    for seed in seeds("reads", 10) {
         let node = Node::new(seed);
         let log = node.create();
         log.begin_epoch(LeaderEpoch(1)).expect("a first term");
@@ -194,7 +194,7 @@ fn what_a_reader_holds_outlives_deletion() {
 
 #[test]
 fn a_read_during_deletion_is_refused_and_does_not_hang() {
-    for seed in 0..20 {
+    for seed in seeds("reads", 20) {
         let node = Node::new(seed);
         let (log, model) = long_log(&node);
         node.run(log.close()).expect("a clean close");

@@ -73,7 +73,7 @@ fn check(node: Node, known: &[Stored], sure_end: Offset) -> (Node, Log<SimDisk>,
 #[test]
 fn old_batches_in_recycled_space_never_show() {
     let mut recycled = 0;
-    for seed in 0..15 {
+    for seed in seeds("recycled_space", 15) {
         let executor = Rc::new(Executor::new(seed));
         let disk = SimDisk::new(executor.handle(), SimDiskOptions::default());
         disk.stop_at_sync(executor.handle().random(20..260));

@@ -20,6 +20,58 @@ use corelog_engine::log::{
 use corelog_engine::{Engine, LeaderEpoch, LogId, Offset, TimestampMs};
 use corelog_sim::{Crash, Executor, SimDisk, SimDiskOptions};
 
+/// Seeds to run a test under: the fixed ones below `fixed`, and some fresh ones each time. With
+/// `CORELOG_SEEDS=FROM..TO` in the environment those instead, as many as you like.
+///
+/// When the test panics it prints a line to paste that runs the failing seed again.
+pub fn seeds(test: &'static str, fixed: u64) -> Seeds {
+    let seeds = match std::env::var("CORELOG_SEEDS") {
+        Ok(range) => {
+            let parsed =
+                range.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+            let (from, to): (u64, u64) = parsed.expect("CORELOG_SEEDS is FROM..TO, two numbers");
+            (from..to).collect()
+        }
+        Err(_) => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+            let first_fresh = fixed + now.as_micros() as u64 % 1_000_000_000;
+            (0..fixed).chain(first_fresh..first_fresh + FRESH_SEEDS).collect::<Vec<_>>()
+        }
+    };
+    Seeds { test, left: seeds.into_iter(), current: None }
+}
+
+/// See [`seeds`].
+pub struct Seeds {
+    test: &'static str,
+    left: std::vec::IntoIter<u64>,
+    current: Option<u64>,
+}
+
+impl Iterator for Seeds {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        self.current = self.left.next();
+        self.current
+    }
+}
+
+impl Drop for Seeds {
+    fn drop(&mut self) {
+        if let Some(seed) = self.current.filter(|_| std::thread::panicking()) {
+            let Self { test, .. } = self;
+            eprintln!(
+                "seed {seed} failed; again: CORELOG_SEEDS={seed}..{} cargo test -p corelog-engine --test {test}",
+                seed + 1
+            );
+        }
+    }
+}
+
+/// Fresh seeds of each ordinary run: enough that a year of runs covers what a long run does.
+const FRESH_SEEDS: u64 = 5;
+
 /// Memory of the engine: little, so that chunks are evicted.
 const POOL_BYTES: usize = 4 << 20;
 
