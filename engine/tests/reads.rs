@@ -115,7 +115,8 @@ async fn read(random: corelog_sim::Handle, log: Log<SimDisk>, history: Rc<RefCel
 #[test]
 fn readers_see_the_log_as_it_was_at_one_moment() {
     let mut batches_read = 0;
-    for seed in seeds("reads", 10) {
+    // 1167: a chunk read from the device took the place of one that had been appended to meanwhile.
+    for seed in seeds("reads", 10).chain([1167]) {
         let node = Node::new(seed);
         let log = node.create();
         log.begin_epoch(LeaderEpoch(1)).expect("a first term");

@@ -11,7 +11,6 @@ use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::segment::Chunk;
 use super::{Log, ReadError, ReadLimits, Segment};
 use crate::batch::{BatchHeader, CrcCheck, HEADER_BYTES};
 use crate::buffer::DmaSlice;
@@ -420,8 +419,8 @@ async fn load<D: Disk>(
         return Err(cut_short());
     }
     let bytes = buffer.slice(0..usable);
-    if !segment.gone.get() && segment.life.get() == life {
-        segment.insert_chunk(start, Chunk { bytes: bytes.clone(), dirty: false, from_disk: true });
+    let is_current = !segment.gone.get() && segment.life.get() == life;
+    if is_current && segment.insert_loaded(start, bytes.clone()) {
         engine.cache(segment, start);
     }
     drop(loading);

@@ -155,6 +155,20 @@ impl<D: Disk> Segment<D> {
         self.chunks.borrow_mut().insert(start, chunk);
     }
 
+    /// Keeps bytes that were read from the device; returns whether it did. Appends may have come in while they were
+    /// being read: what is in memory already is longer, and may not be on the device yet, so it stays.
+    pub(crate) fn insert_loaded(&self, start: u64, bytes: DmaSlice) -> bool {
+        if self.open_chunk.borrow().as_ref().is_some_and(|open| open.start <= start) {
+            return false;
+        }
+        let mut chunks = self.chunks.borrow_mut();
+        if chunks.get(&start).is_some_and(|known| known.dirty || known.bytes.len() >= bytes.len()) {
+            return false;
+        }
+        chunks.insert(start, Chunk { bytes, dirty: false, from_disk: true });
+        true
+    }
+
     /// Marks all chunks that end at or below `written` as clean; returns the starts of those newly clean.
     pub(crate) fn clean_below(&self, written: u64) -> Vec<u64> {
         let mut cleaned = Vec::new();
