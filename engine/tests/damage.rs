@@ -10,7 +10,7 @@ use corelog_engine::batch::BatchHeader;
 use corelog_engine::disk::Disk;
 use corelog_engine::log::{AppendError, Log, LogFailure, OpenError, ReadError, ReadLimits, Stage};
 use corelog_engine::{LeaderEpoch, LogId, Offset, TimestampMs};
-use corelog_sim::{Crash, Fault, FaultEffect, FaultKind, SimDisk};
+use corelog_sim::{Crash, ENOSPC, Fault, FaultEffect, FaultKind, SimDisk};
 use support::*;
 
 /// A log of some segments, all durable; returns what it holds.
@@ -392,6 +392,27 @@ fn records_can_be_deleted_on_a_full_disk() {
     let trimmed = trimmed.unwrap_or_else(|error| panic!("deletion makes room: {error}"));
     assert_eq!(trimmed.start, to);
     assert!(trimmed.segments > 0);
+}
+
+#[test]
+fn an_index_that_found_no_space_does_not_keep_its_segment_for_ever() {
+    let node = Node::new(13);
+    let log = node.create();
+    log.begin_epoch(LeaderEpoch(1)).expect("a first term");
+    let no_space = FaultEffect::Error(ENOSPC);
+    node.disk.inject(Fault::eio(FaultKind::Write, "index").times(u64::MAX).with(no_space));
+    for tag in 0..60 {
+        node.append_durably(&log, &batch(tag, 2, 700));
+    }
+    assert!(log.stats().segments > 3, "{:?}", log.stats());
+    node.disk.heal();
+    let (more, to) = (batch(100, 1, 3000), log.ends().end);
+    let kept = node.append_durably(&log, &more);
+    node.run(log.delete_records_before(to, NOW)).expect("there is room again");
+    assert!(log.stats().segments <= 2, "what lies below the log start is gone: {:?}", log.stats());
+    let node = node.crash(Crash::PowerLoss);
+    let (log, _) = node.open();
+    assert_eq!(node.read_all(&log), stored(&more, kept.base_offset.0, 1));
 }
 
 #[test]

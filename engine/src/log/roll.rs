@@ -112,7 +112,12 @@ impl<D: Disk> Log<D> {
         let file = segment.file(self.engine()).await?;
         file.set_length(segment.bytes.get()).await?;
         file.sync().await?;
-        segment.store_index(self.engine(), segment.end_offset.get()).await
+        // Not a reason to keep the segment in the way of the recovery point and of retention: on a full disk that
+        // would be for ever. What its index files lack is read from the segment.
+        if let Err(error) = segment.store_index(self.engine(), segment.end_offset.get()).await {
+            tracing::warn!(segment = %segment.path.display(), %error, "cannot store the index of a sealed segment");
+        }
+        Ok(())
     }
 
     pub(super) fn checkpoint_if_due(&self) {
