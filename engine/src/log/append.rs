@@ -168,6 +168,8 @@ impl<D: Disk> Log<D> {
                 None => {
                     drop(pin);
                     if turn.is_none() {
+                        // Whoever has the turn may wait for just these.
+                        self.state_mut().active_mut().spare.clear();
                         turn = Some(self.engine().enter_memory_turnstile().await);
                     }
                     self.engine().allocate(size).await
