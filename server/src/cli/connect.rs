@@ -84,7 +84,7 @@ pub fn refused(what: &str, failure: &Failure) -> CliError {
             (Exit::Refused, Some("`corelog config reference` lists the options of topics"))
         }
         E::InvalidTopicName => {
-            (Exit::Refused, Some("letters, digits, '.', '_' and '-', at most 249 characters"))
+            (Exit::Refused, Some("letters, digits, '.', '_' and '-', at most 246 characters"))
         }
         E::DiskFull => {
             (Exit::Refused, Some("free space on the data directory, or shorten the retention of a topic"))

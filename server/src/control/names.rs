@@ -2,7 +2,7 @@
 //!
 //! Owns: the rule. A name becomes part of a path, of a metric and of a line of text, so it is plain ASCII.
 //! Invariant: `NAME-XXXXXXXX` of an accepted name is a file name on every Linux file system, and never `.` or `..`.
-//! Source: the character set is Kafka's; its length limit is 249.
+//! Source: the character set is Kafka's; its length limit of 249 does not leave room for the id.
 
 /// Longest name: a file name has 255 bytes, and the directory adds a hyphen and 8 digits.
 pub const TOPIC_NAME_BYTES_MAX: usize = 246;
