@@ -43,6 +43,8 @@ pub struct Partition {
     pub leader_epoch: u32,
     /// Where the leader listens; `None` if nobody leads now.
     pub address: Option<Arc<str>>,
+    /// Why nobody leads it now, in the server's code.
+    pub error: Option<ErrorCode>,
 }
 
 impl Topic {
@@ -54,6 +56,12 @@ impl Topic {
     /// Where the leader of a partition listens.
     pub(crate) fn leader(&self, partition: u32) -> Option<&Arc<str>> {
         self.partitions.get(partition as usize)?.address.as_ref()
+    }
+
+    /// Why nobody leads a partition: what the server says of it, such as a data directory that is offline.
+    pub(crate) fn no_leader(&self, partition: u32) -> ErrorCode {
+        let said = self.partitions.get(partition as usize).and_then(|partition| partition.error);
+        said.unwrap_or(ErrorCode::NotLeader)
     }
 }
 
@@ -233,7 +241,7 @@ fn read_topic(
     let partitions = topic.partitions.iter().map(|partition| {
         let leader = (partition.leader_node, partition.leader_shard);
         let address = if partition.error.is_none() { shards.get(&leader).cloned() } else { None };
-        Partition { leader, leader_epoch: partition.leader_epoch, address }
+        Partition { leader, leader_epoch: partition.leader_epoch, address, error: partition.error }
     });
     Some(Topic {
         id: TopicId(topic.topic_id?),
@@ -241,4 +249,30 @@ fn read_topic(
         partitions: partitions.collect(),
         generation,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use corelog_schemas::messages::PartitionMetadata;
+
+    use super::*;
+
+    #[test]
+    fn a_partition_without_a_leader_keeps_the_reason() {
+        let partition = |partition, error| PartitionMetadata {
+            partition,
+            error,
+            leader_node: 1,
+            leader_shard: 0,
+            leader_epoch: 1,
+            log_start_offset: None,
+        };
+        let partitions = vec![partition(0, None), partition(1, Some(ErrorCode::PartitionOffline))];
+        let metadata = TopicMetadata { failure: None, topic_id: Some(7), name: "t".into(), partitions };
+        let shards = HashMap::from([((1, 0), Arc::from("127.0.0.1:9700"))]);
+        let topic = read_topic(&metadata, &shards, 1).expect("a sound answer");
+        assert_eq!(topic.leader(0).map(|address| &**address), Some("127.0.0.1:9700"));
+        assert_eq!(topic.leader(1), None);
+        assert_eq!(topic.no_leader(1), ErrorCode::PartitionOffline);
+    }
 }

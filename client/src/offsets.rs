@@ -163,7 +163,7 @@ async fn leader(cluster: &Cluster, key: &PartitionKey, again: bool) -> Result<Ar
     }
     match topic.leader(*partition) {
         Some(address) => Ok(Arc::clone(address)),
-        None => Err(Failure::from(ErrorCode::NotLeader).into()),
+        None => Err(Failure::from(topic.no_leader(*partition)).into()),
     }
 }
 

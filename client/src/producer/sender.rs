@@ -124,7 +124,7 @@ impl Sender {
         };
         for send in over {
             for batch in send.batches {
-                let error = self.give_up_error(&batch);
+                let error = self.give_up_error(&send.key, &batch);
                 self.settle(&send.key, batch, Err(error));
             }
         }
@@ -139,11 +139,15 @@ impl Sender {
         }
     }
 
-    fn give_up_error(&self, batch: &Batch) -> DeliveryError {
+    fn give_up_error(&self, key: &PartitionKey, batch: &Batch) -> DeliveryError {
         if batch.attempts == 0 && self.shared.lock().abandoned {
             return DeliveryError::Closed;
         }
-        let last = batch.last_error.clone();
+        let last = batch.last_error.clone().or_else(|| {
+            let topic = self.shared.cluster.cached(&key.0)?;
+            let reason = topic.partitions.get(key.1 as usize)?.error?;
+            Some(format!("it was never sent: {}", reason.text()).into())
+        });
         DeliveryError::GaveUp {
             attempts: batch.attempts,
             maybe_appended: batch.maybe_appended,
@@ -336,7 +340,7 @@ impl Sender {
                     again.push(batch);
                 }
                 RetryDecision::GiveUp => {
-                    let error = self.give_up_error(&batch);
+                    let error = self.give_up_error(&send.key, &batch);
                     self.settle(&send.key, batch, Err(error));
                 }
             }
