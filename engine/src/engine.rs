@@ -47,6 +47,7 @@ struct EngineState<D: Disk> {
     open_tails: RefCell<VecDeque<Weak<Segment<D>>>>,
     tail_blocks: RefCell<Vec<DmaBuffer>>,
     memory_turnstile: Turnstile,
+    recovery_turnstile: Turnstile,
     /// How far all logs together are to be written ahead.
     ahead_bytes: Cell<u64>,
     stopping: Cell<bool>,
@@ -135,6 +136,7 @@ impl<D: Disk> Engine<D> {
             open_tails: RefCell::default(),
             tail_blocks: RefCell::new(tail_blocks),
             memory_turnstile: Turnstile::default(),
+            recovery_turnstile: Turnstile::default(),
             ahead_bytes: Cell::new(0),
             stopping: Cell::new(false),
             open_files: RefCell::default(),
@@ -313,6 +315,11 @@ impl<D: Disk> Engine<D> {
         if !segment.tail_listed.replace(true) {
             self.0.open_tails.borrow_mut().push_back(Rc::downgrade(segment));
         }
+    }
+
+    /// Waits until no other log that is being opened holds the rest of its last segment in memory.
+    pub(crate) async fn enter_recovery_turnstile(&self) -> Pass {
+        self.0.recovery_turnstile.enter().await
     }
 
     /// Waits until no other log waits for memory with some in hand.

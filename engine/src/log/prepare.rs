@@ -178,7 +178,17 @@ impl<D: Disk> Log<D> {
 
     async fn prepare_in_background(self, preparing: Preparing<D>) {
         let segment = preparing.segment.clone();
-        let Some(file) = segment.open_file() else { return };
+        // Its own open file: the kernel reports a failed sync once to each, and the commit path must not miss one
+        // because this task was told first.
+        let file = match self.engine().disk().open(&segment.path, OpenMode::Existing).await {
+            Ok(file) => file,
+            Err(error) => {
+                if !segment.gone.get() {
+                    tracing::debug!(segment = %segment.path.display(), %error, "cannot write ahead now");
+                }
+                return;
+            }
+        };
         while let Some((start, end)) = self.next_step(&segment) {
             let mut result = self.zero(&segment, &file, start, end, IoClass::Background).await;
             if result.is_ok() {

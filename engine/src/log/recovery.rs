@@ -34,6 +34,9 @@ pub(super) const CHECKPOINT_NAME: &str = "log.checkpoint";
 /// Scanned bytes from which on a new recovery point is worth its syncs.
 const STORE_AFTER_BYTES: u64 = 1 << 20;
 
+/// Rest of a segment behind its last batch that any number of logs may hold at a time while they are opened.
+const REST_BYTES_SMALL: u64 = 1 << 20;
+
 /// How much of a damaged tail is searched for sound batches and saved aside.
 const SAVED_BYTES_MAX: u64 = 128 << 20;
 
@@ -391,6 +394,9 @@ impl<D: Disk> Recovery<'_, D> {
         behind: &[Offset],
         report: &mut RecoveryReport,
     ) -> Result<u64, OpenError> {
+        // Many logs are opened at a time; one of them holds a large rest.
+        let is_large = length.saturating_sub(end.position) > REST_BYTES_SMALL;
+        let _turn = if is_large { Some(self.engine.enter_recovery_turnstile().await) } else { None };
         let rest = self.read_rest(segment, file, end.position, length).await?;
         let rest_bytes = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         let mut prepared_end = (length / BLOCK_BYTES as u64 * BLOCK_BYTES as u64).max(align_up(end.position));

@@ -66,7 +66,7 @@ impl<D: Disk> Log<D> {
 
     /// Removes the segments that the retention options, or the log start, no longer keep.
     ///
-    /// Errors: a file could not be removed, or an index not be read; it is tried again the next time.
+    /// Errors: the new log start could not be stored, or a file not be removed: then it stays until the log is opened again.
     /// Cancel: it goes on to its end.
     pub async fn apply_retention(&self, now: TimestampMs) -> Result<Trimmed, TrimError> {
         let log = self.clone();

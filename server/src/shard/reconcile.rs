@@ -227,7 +227,7 @@ fn tell_recovery(dir: &Path, report: &RecoveryReport, flush: FlushPolicy) {
         } else {
             tracing::warn!(
                 %path, at, offset = cut.offset.0, bytes = cut.bytes, reason = cut.reason,
-                "cut the torn end of a log; it was never acked"
+                "cut the torn end of a log; with flush = commit it was never acked"
             );
         }
     }
