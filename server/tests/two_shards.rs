@@ -85,6 +85,20 @@ async fn the_wrong_shard_answers_as_the_right_one_would() {
 }
 
 #[tokio::test]
+async fn the_byte_limit_of_a_fetch_holds_over_all_shards() {
+    let dir = directory();
+    let (_node, mut first, _second, of_first, of_second) = two_shards(&dir).await;
+    let bytes = batch(&["a record that is larger than the limit"]);
+    let to = [(&of_first, bytes.len()), (&of_second, bytes.len())];
+    first.ask(&produce_to(&to, Acks::All), &[bytes.clone(), bytes.clone()].concat());
+    let turns = [(&of_first, 0), (&of_second, 0), (&of_first, 0), (&of_second, 0)];
+    let mut fetch = fetch_from(&turns, 1, 0);
+    fetch.max_bytes = 10;
+    let (_, records) = first.ask(&fetch, &[]);
+    assert_eq!(records.len(), bytes.len(), "the first batch comes whole, and no other");
+}
+
+#[tokio::test]
 async fn pipelined_produces_through_the_wrong_shard_keep_their_order() {
     let dir = directory();
     let (_node, mut first, _second, _, of_second) = two_shards(&dir).await;

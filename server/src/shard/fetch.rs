@@ -105,14 +105,32 @@ impl Outcome<Records> {
 /// After so many reads in one go a fetch lets the shard do something else.
 const TURN_READS: usize = 64;
 
-/// Reads partitions of this shard, in order, at most `bytes_max` in all; the first batch comes whole.
-pub(super) async fn read_local(shard: &Shard, reads: &[Read], bytes_max: usize) -> Vec<Outcome<Records>> {
+/// What is left of the bytes that one answer may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    bytes_left: usize,
+    /// Nothing was found yet: the first batch comes whole, whatever its size.
+    is_first: bool,
+}
+
+impl Budget {
+    fn new(bytes_max: usize) -> Self {
+        Self { bytes_left: bytes_max, is_first: true }
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        self.bytes_left = self.bytes_left.saturating_sub(bytes);
+        self.is_first &= bytes == 0;
+    }
+}
+
+/// Reads partitions of this shard, in order, within `budget`.
+pub(super) async fn read_local(shard: &Shard, reads: &[Read], mut budget: Budget) -> Vec<Outcome<Records>> {
     let mut outcomes = Vec::with_capacity(reads.len());
-    let mut bytes = 0;
     for read in reads {
-        let outcome = read_one(shard, read, bytes_max.saturating_sub(bytes), bytes == 0).await;
+        let outcome = read_one(shard, read, budget).await;
         let outcome = outcome.unwrap_or_else(|failure| Outcome::failed(read.from, failure));
-        bytes += outcome.bytes;
+        budget.spend(outcome.bytes);
         outcomes.push(outcome);
         if outcomes.len().is_multiple_of(TURN_READS) {
             glommio::yield_if_needed().await;
@@ -124,8 +142,7 @@ pub(super) async fn read_local(shard: &Shard, reads: &[Read], bytes_max: usize) 
 async fn read_one(
     shard: &Shard,
     read: &Read,
-    bytes_left: usize,
-    is_first: bool,
+    Budget { bytes_left, is_first }: Budget,
 ) -> Result<Outcome<Records>, Failure> {
     let partition = shard.partition(read.id)?;
     let leader_epoch = read.leader_epoch.map(LeaderEpoch);
@@ -237,7 +254,7 @@ async fn read_round(
     bytes_max: usize,
 ) -> Vec<Outcome<Records>> {
     let mut outcomes: Vec<Outcome<Records>> = Vec::with_capacity(reads.len());
-    let mut bytes_left = bytes_max;
+    let mut budget = Budget::new(bytes_max);
     let mut rest = reads;
     while let Some(first) = rest.first() {
         let to = match first {
@@ -252,20 +269,20 @@ async fn read_round(
         let run: Vec<Read> = rest[..length].iter().flatten().map(|(_, read)| read.clone()).collect();
         rest = &rest[length..];
         let found = if to == shard.id {
-            read_local(shard, &run, bytes_left).await
+            read_local(shard, &run, budget).await
         } else {
-            read_remote(shard, to, run, bytes_left).await
+            read_remote(shard, to, run, budget).await
         };
-        bytes_left = bytes_left.saturating_sub(found.iter().map(|outcome| outcome.bytes).sum());
+        budget.spend(found.iter().map(|outcome| outcome.bytes).sum());
         outcomes.extend(found);
     }
     outcomes
 }
 
-async fn read_remote(shard: &Shard, to: ShardId, run: Vec<Read>, bytes_max: usize) -> Vec<Outcome<Records>> {
+async fn read_remote(shard: &Shard, to: ShardId, run: Vec<Read>, budget: Budget) -> Vec<Outcome<Records>> {
     let froms: Vec<Offset> = run.iter().map(|read| read.from).collect();
     let (reply, answered) = oneshot::channel();
-    let sent = shard.forward(to, MeshRequest::Fetch(run, bytes_max, reply)).await;
+    let sent = shard.forward(to, MeshRequest::Fetch(run, budget, reply)).await;
     let failure = match sent {
         Ok(()) => match answered.await {
             Ok(outcomes) => return outcomes.into_iter().map(|o| o.map(owned)).collect(),

@@ -67,8 +67,8 @@ pub(super) struct Lookup {
 pub(super) enum MeshRequest {
     /// Append; answered when the records have their place.
     Produce(ForwardedProduce, oneshot::Sender<Result<Forwarded, Failure>>),
-    /// Read what is there, at most so many bytes in all.
-    Fetch(Vec<Read>, usize, oneshot::Sender<Vec<fetch::Outcome<Bytes>>>),
+    /// Read what is there, within a budget.
+    Fetch(Vec<Read>, fetch::Budget, oneshot::Sender<Vec<fetch::Outcome<Bytes>>>),
     /// Say when there is something to read at one of the offsets.
     WaitReadable(Vec<(TopicPartition, Offset)>, oneshot::Sender<()>),
     /// Look offsets up.
@@ -118,8 +118,8 @@ fn refuse(request: MeshRequest) {
 async fn serve_one(shard: &Shard, request: MeshRequest) {
     match request {
         MeshRequest::Produce(forwarded, reply) => serve_produce(shard, forwarded, reply).await,
-        MeshRequest::Fetch(reads, bytes_max, reply) => {
-            let outcomes = fetch::read_local(shard, &reads, bytes_max).await;
+        MeshRequest::Fetch(reads, budget, reply) => {
+            let outcomes = fetch::read_local(shard, &reads, budget).await;
             let _ = reply.send(outcomes.into_iter().map(fetch::Outcome::into_owned).collect());
         }
         MeshRequest::WaitReadable(positions, mut reply) => {
