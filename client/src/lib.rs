@@ -30,5 +30,7 @@ pub use corelog_schemas::messages::Acks;
 pub use corelog_schemas::{ErrorCode, Failure};
 pub use error::{ConnectError, ConsumeError, DeliveryError, RequestError, SendError};
 pub use partitioner::KeylessRule;
-pub use producer::{Delivery, DeliveryReport, Producer, ProducerConfig, ProducerRecord, RecordMetadata};
+pub use producer::{
+    Delivery, DeliveryReport, Producer, ProducerConfig, ProducerRecord, RecordMetadata, RetryNotice,
+};
 pub use retry::RetryPolicy;

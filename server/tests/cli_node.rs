@@ -139,7 +139,7 @@ fn bad_lines_stop_or_are_left_out_by_choice() {
     let args = ["produce", "t", "--format", "json"];
     node.run_with(&args, input).fails(2, &["line 2 of standard input", "valeu"]);
     let args = ["produce", "t", "--format", "json", "--keep-going"];
-    node.run_with(&args, input).fails(1, &["line 2 of standard input", "1 lines were no records"]);
+    node.run_with(&args, input).fails(1, &["line 2 of standard input", "1 line was no record"]);
     assert_eq!(node.run(&["consume", "t", "--quiet"]).exits(0), "a\na\nc\n");
     node.run_with(&["produce", "t", "--format", "key-value"], b"no tab\n").fails(2, &["line 1", "separator"]);
     let large = "x".repeat(2_000_000);

@@ -182,11 +182,11 @@ impl Accumulator {
 
     /// Takes what may be sent now: for each ready partition, oldest first, its closed batches (or the open one
     /// when it has lingered) up to the limits. `accept` says whether the request that it would join has room
-    /// for so many bytes; a refused partition stays queued.
+    /// for so many bytes, of which the oldest were created then; a refused partition stays queued.
     pub(crate) fn drain(
         &mut self,
         now_ms: u64,
-        mut accept: impl FnMut(&PartitionKey, usize) -> bool,
+        mut accept: impl FnMut(&PartitionKey, usize, u64) -> bool,
     ) -> Vec<PartitionSend> {
         let limits = self.limits;
         let mut ready: Vec<(u64, PartitionKey)> = Vec::new();
@@ -199,10 +199,10 @@ impl Accumulator {
         }
         ready.sort_unstable();
         let mut sends = Vec::new();
-        for (_, key) in ready {
+        for (created_ms, key) in ready {
             let queue = self.queues.get_mut(&key).expect("listed above");
             let (count, with_open, bytes) = queue.plan(&limits, now_ms);
-            if !accept(&key, bytes) {
+            if !accept(&key, bytes, created_ms) {
                 continue;
             }
             let mut batches: Vec<Batch> = queue.closed.drain(..count).collect();

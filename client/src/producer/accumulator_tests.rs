@@ -28,7 +28,7 @@ fn drain(accumulator: &mut Accumulator, now_ms: u64) -> Vec<(u32, Vec<Vec<u64>>)
 }
 
 fn sends(accumulator: &mut Accumulator, now_ms: u64) -> Vec<PartitionSend> {
-    accumulator.drain(now_ms, |_, _| true)
+    accumulator.drain(now_ms, |_, _, _| true)
 }
 
 fn tags(send: &PartitionSend) -> (u32, Vec<Vec<u64>>) {
@@ -139,7 +139,7 @@ fn a_refused_partition_stays_and_the_oldest_is_asked_first() {
     push(&mut accumulator, 1, 1, 10, 0);
     push(&mut accumulator, 0, 2, 10, 5);
     let mut asked = Vec::new();
-    let taken = accumulator.drain(20, |key, _| {
+    let taken = accumulator.drain(20, |key, _, _| {
         asked.push(key.1);
         key.1 == 0
     });

@@ -2,7 +2,7 @@
 
 use corelog_schemas::messages::Acks;
 
-use super::delivery::ReportCallback;
+use super::delivery::{ReportCallback, RetryCallback};
 use crate::compression::Compression;
 use crate::partitioner::KeylessRule;
 use crate::retry::RetryPolicy;
@@ -38,6 +38,8 @@ pub struct ProducerConfig {
     pub in_flight_requests_max: usize,
     /// Called with the outcome of each batch, in order per partition.
     pub on_delivery: Option<ReportCallback>,
+    /// Called with each failure that is waited out: for whoever would tell a person why nothing moves.
+    pub on_retry: Option<RetryCallback>,
 }
 
 impl Default for ProducerConfig {
@@ -55,6 +57,7 @@ impl Default for ProducerConfig {
             request_bytes_max: 4 << 20,
             in_flight_requests_max: 8,
             on_delivery: None,
+            on_retry: None,
         }
     }
 }

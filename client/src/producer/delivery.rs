@@ -45,6 +45,22 @@ pub struct DeliveryReport<'a> {
     pub outcome: &'a Result<BatchAck, DeliveryError>,
 }
 
+/// A failure that is being waited out, as it is handed to the retry callback: once per failed try.
+#[derive(Clone, Copy, Debug)]
+pub struct RetryNotice<'a> {
+    /// The topic.
+    pub topic: &'a Arc<str>,
+    /// The partition.
+    pub partition: u32,
+    /// What stands in the way: what the last try failed with, or why nobody leads the partition.
+    pub reason: &'a str,
+    /// For how long the oldest record has waited.
+    pub waited_ms: u64,
+}
+
+/// Called with every failure that is being waited out, on the producer's own task: it must not block.
+pub type RetryCallback = Arc<dyn Fn(&RetryNotice<'_>) + Send + Sync>;
+
 /// Called with the outcome of every batch, on the producer's own task: it must not block.
 pub type ReportCallback = Arc<dyn Fn(&DeliveryReport<'_>) + Send + Sync>;
 

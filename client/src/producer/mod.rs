@@ -22,7 +22,9 @@ use tokio::time::Instant;
 
 use self::accumulator::{Accumulator, AccumulatorLimits, Entry, Pushed};
 pub use self::config::{ProducerConfig, ProducerConfigError};
-pub use self::delivery::{BatchAck, Delivery, DeliveryReport, RecordMetadata, ReportCallback};
+pub use self::delivery::{
+    BatchAck, Delivery, DeliveryReport, RecordMetadata, ReportCallback, RetryCallback, RetryNotice,
+};
 use crate::cluster::{Cluster, PartitionKey, Topic};
 use crate::error::SendError;
 use crate::partitioner::Partitioner;

@@ -21,7 +21,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::ProducerShared;
 use super::accumulator::{Batch, BatchBody, PartitionSend};
-use super::delivery::{BatchAck, DeliveryReport};
+use super::delivery::{BatchAck, DeliveryReport, RetryNotice};
 use crate::cluster::PartitionKey;
 use crate::compression::{Compression, compress};
 use crate::error::{DeliveryError, RequestError, is_stale_metadata};
@@ -158,17 +158,17 @@ impl Sender {
 
     /// Takes one request's worth of ready batches for each shard.
     fn drain(&mut self, now_ms: u64) -> (HashMap<Arc<str>, Vec<PartitionSend>>, bool) {
-        let mut leaderless: Vec<PartitionKey> = Vec::new();
+        let mut leaderless: Vec<(PartitionKey, u64)> = Vec::new();
         let mut refused = false;
         let mut bytes_to: HashMap<Arc<str>, usize> = HashMap::new();
         let mut leaders: HashMap<PartitionKey, Arc<str>> = HashMap::new();
         let in_flight_max = self.shared.config.in_flight_requests_max;
         let mut guard = self.shared.lock();
         let queues = &mut *guard;
-        let sends = queues.accumulator.drain(now_ms, |key, bytes| {
+        let sends = queues.accumulator.drain(now_ms, |key, bytes, created_ms| {
             let topic = self.shared.cluster.cached(&key.0);
             let Some(address) = topic.as_ref().and_then(|topic| topic.leader(key.1)) else {
-                leaderless.push(key.clone());
+                leaderless.push((key.clone(), created_ms));
                 return false;
             };
             let busy = self.requests.get(address).is_some_and(|count| *count >= in_flight_max);
@@ -191,12 +191,16 @@ impl Sender {
             by_shard.entry(address).or_default().push(send);
         }
         let backoff_ms = self.shared.config.retry.backoff_ms.max(1);
-        for key in &leaderless {
+        for (key, _) in &leaderless {
             queues.accumulator.postpone(key, now_ms + backoff_ms);
         }
         drop(guard);
-        for (topic, _) in leaderless {
-            self.refresh(topic);
+        for (key, created_ms) in leaderless {
+            let topic = self.shared.cluster.cached(&key.0);
+            let reason = topic.map_or(ErrorCode::NotLeader, |topic| topic.no_leader(key.1));
+            let reason = format!("{} ({})", reason.text(), reason.name());
+            self.tell_retry(&key, &reason, now_ms.saturating_sub(created_ms));
+            self.refresh(key.0);
         }
         (by_shard, refused)
     }
@@ -347,7 +351,16 @@ impl Sender {
             }
         }
         tracing::debug!(topic = %send.key.0, partition = send.key.1, %error, batches = again.len(), "produce retried");
+        if let Some(oldest) = again.first() {
+            self.tell_retry(&send.key, &error, now_ms.saturating_sub(oldest.created_ms));
+        }
         self.shared.lock().accumulator.give_back(&send.key, again, not_before_ms);
+    }
+
+    fn tell_retry(&self, key: &PartitionKey, reason: &str, waited_ms: u64) {
+        if let Some(callback) = &self.shared.config.on_retry {
+            callback(&RetryNotice { topic: &key.0, partition: key.1, reason, waited_ms });
+        }
     }
 
     fn fail(&self, send: PartitionSend, error: &DeliveryError) {

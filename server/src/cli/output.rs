@@ -92,6 +92,11 @@ pub fn count_text(count: u64) -> String {
     text
 }
 
+/// So many of a thing whose plural ends in s: `1 record`, `1,234 records`.
+pub fn counted(count: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count_text(count), if count == 1 { "" } else { "s" })
+}
+
 /// Per second, of something counted over a time.
 pub fn per_second(count: u64, elapsed: Duration) -> u64 {
     let seconds = elapsed.as_secs_f64().max(1e-3);

@@ -1,19 +1,21 @@
 //! `corelog produce`: sends lines, key-separated lines or JSON records to a topic.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use corelog_client::{
     Acks, Client, Compression, DeliveryError, DeliveryReport, KeylessRule, Producer, ProducerConfig,
-    ProducerRecord, RecordHeader, TimestampMs,
+    ProducerRecord, RecordHeader, RetryNotice, TimestampMs,
 };
 use serde_json::json;
 
 use super::connect::{ServerArgs, block_on, delivery_error, send_error};
 use super::input::{Chunk, InputError, read_lines, source_name};
-use super::output::{Output, Progress, bytes_text, count_text, per_second};
+use super::output::{Output, Progress, bytes_text, count_text, counted, per_second};
 use super::record_json::{self, JsonRecord};
+use super::when::duration_ms;
 use super::{CliError, CliResult, Exit};
 
 /// How lines become records.
@@ -82,6 +84,9 @@ pub struct ProduceArgs {
     /// Wait so long for a batch to fill.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     linger_ms: u64,
+    /// Give a record up that is not acked so long after it was read; until then, retry.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = delivery_timeout_ms)]
+    delivery_timeout: u64,
     /// Go on after a record that cannot be delivered, and end with exit code 1.
     #[arg(long)]
     keep_going: bool,
@@ -102,6 +107,42 @@ fn batch_bytes(text: &str) -> Result<usize, String> {
     }
 }
 
+fn delivery_timeout_ms(text: &str) -> Result<u64, String> {
+    let time = duration_ms(text).and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms > 0);
+    time.ok_or_else(|| "expected for example 500ms, 90s, 10m, 2h".to_owned())
+}
+
+/// How long a failure is waited out in silence: a leader that moves, a server that restarts.
+const RETRY_SILENT_MS: u64 = 1_000;
+/// Most reasons that are told, should they never be the same twice.
+const RETRY_REASONS_MAX: usize = 100;
+
+/// What stands in the way of the records, each reason once.
+#[derive(Debug, Default)]
+struct RetryReasons {
+    told: HashSet<String>,
+}
+
+impl RetryReasons {
+    /// The line to print about a retry; `None` if it is young, or its reason was told before. Numbers make no new
+    /// reason: a full disk has other free bytes, and other partitions, each time.
+    fn line(&mut self, notice: &RetryNotice<'_>) -> Option<String> {
+        if notice.waited_ms < RETRY_SILENT_MS || self.told.len() >= RETRY_REASONS_MAX {
+            return None;
+        }
+        let reason: String = notice.reason.chars().filter(|c| !c.is_ascii_digit()).collect();
+        let fresh = self.told.insert(reason);
+        fresh.then(|| format!("retrying: {}/{}: {}", notice.topic, notice.partition, notice.reason))
+    }
+}
+
+/// The progress line, shared with the retries, which are told above it.
+type SharedProgress = Arc<Mutex<Progress>>;
+
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What has been delivered so far; filled by the producer's reports.
 #[derive(Debug, Default)]
 struct Tally {
@@ -115,7 +156,7 @@ struct SharedTally(Arc<Mutex<Tally>>);
 
 impl SharedTally {
     fn lock(&self) -> MutexGuard<'_, Tally> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     fn report(&self, report: &DeliveryReport<'_>) {
@@ -138,9 +179,10 @@ pub fn run(args: ProduceArgs) -> CliResult {
     block_on(async move {
         let client = args.server.connect("produce").await?;
         let tally = SharedTally::default();
-        let producer = start(&client, &args, &tally)?;
+        let progress = Arc::new(Mutex::new(Progress::new(!args.quiet)));
+        let producer = start(&client, &args, &tally, &progress)?;
         let mut sending = Sending {
-            progress: Progress::new(!args.quiet),
+            progress,
             started: Instant::now(),
             records: 0,
             bytes: 0,
@@ -152,13 +194,25 @@ pub fn run(args: ProduceArgs) -> CliResult {
         let sent = sending.send_all(chunks).await;
         // What was taken before an error is still delivered.
         sending.producer.close().await;
-        sending.progress.clear();
+        locked(&sending.progress).clear();
         sent.and_then(|()| sending.finish())
     })
 }
 
-fn start(client: &Client, args: &ProduceArgs, tally: &SharedTally) -> CliResult<Producer> {
-    let tally = tally.clone();
+fn start(
+    client: &Client,
+    args: &ProduceArgs,
+    tally: &SharedTally,
+    progress: &SharedProgress,
+) -> CliResult<Producer> {
+    let (tally, progress) = (tally.clone(), Arc::clone(progress));
+    let reasons = Mutex::new(RetryReasons::default());
+    let tell_retry = move |notice: &RetryNotice<'_>| {
+        if let Some(line) = locked(&reasons).line(notice) {
+            locked(&progress).clear();
+            eprintln!("{line}");
+        }
+    };
     let config = ProducerConfig {
         acks: match args.acks {
             AcksArg::None => Acks::None,
@@ -169,7 +223,9 @@ fn start(client: &Client, args: &ProduceArgs, tally: &SharedTally) -> CliResult<
         keyless_rule: if args.round_robin { KeylessRule::RoundRobin } else { KeylessRule::Sticky },
         batch_bytes: args.batch_bytes,
         linger_ms: args.linger_ms,
+        delivery_timeout_ms: args.delivery_timeout,
         on_delivery: Some(Arc::new(move |report: &DeliveryReport<'_>| tally.report(report))),
+        on_retry: Some(Arc::new(tell_retry)),
         ..ProducerConfig::default()
     };
     client.producer(config).map_err(CliError::usage)
@@ -183,7 +239,7 @@ struct Sending {
     args: ProduceArgs,
     producer: Producer,
     tally: SharedTally,
-    progress: Progress,
+    progress: SharedProgress,
     started: Instant,
     records: u64,
     bytes: u64,
@@ -263,13 +319,13 @@ impl Sending {
         }
     }
 
-    fn show(&mut self) {
+    fn show(&self) {
         let (records, bytes, elapsed) = (self.records, self.bytes, self.started.elapsed());
         let acked = self.tally.lock().acked;
-        self.progress.tick(|| {
+        locked(&self.progress).tick(|| {
             format!(
-                "{} records read, {} acked, {}, {}/s",
-                count_text(records),
+                "{} read, {} acked, {}, {}/s",
+                counted(records, "record"),
                 count_text(acked),
                 bytes_text(bytes),
                 bytes_text(per_second(bytes, elapsed))
@@ -294,20 +350,72 @@ impl Sending {
             out.flush()?;
         } else if !self.args.quiet {
             eprintln!(
-                "{} records ({}) in {:.1} s: {}/s",
-                count_text(tally.acked),
+                "{} ({}) in {:.1} s: {}/s",
+                counted(tally.acked, "record"),
                 bytes_text(self.bytes),
                 elapsed.as_secs_f64(),
                 bytes_text(per_second(self.bytes, elapsed))
             );
         }
         if let Some((line, error)) = &tally.first_error {
-            let what = format!("{} records were not delivered, the first of line {line}", tally.failed);
+            let what = match tally.failed {
+                1 => format!("1 record was not delivered, that of line {line}"),
+                failed => {
+                    format!("{} were not delivered, the first of line {line}", counted(failed, "record"))
+                }
+            };
             return Err(delivery_error(&what, error));
         }
         if self.rejected > 0 {
-            return Err(CliError::new(Exit::Failure, format!("{} lines were no records", self.rejected)));
+            let what = match self.rejected {
+                1 => "1 line was no record".to_owned(),
+                rejected => format!("{} were no records", counted(rejected, "line")),
+            };
+            return Err(CliError::new(Exit::Failure, what));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_is_told_once_per_reason_and_not_before_it_has_lasted() {
+        let topic: Arc<str> = "orders".into();
+        let full = RetryNotice {
+            topic: &topic,
+            partition: 1,
+            reason: "the disk is full (DiskFull): 512 bytes are free",
+            waited_ms: RETRY_SILENT_MS,
+        };
+        let mut reasons = RetryReasons::default();
+        assert_eq!(reasons.line(&RetryNotice { waited_ms: 20, ..full }), None);
+        let line = "retrying: orders/1: the disk is full (DiskFull): 512 bytes are free";
+        assert_eq!(reasons.line(&full).as_deref(), Some(line));
+        let same =
+            RetryNotice { partition: 2, reason: "the disk is full (DiskFull): 16 bytes are free", ..full };
+        assert_eq!(reasons.line(&same), None);
+        let other = RetryNotice { reason: "the partition is offline (PartitionOffline)", ..full };
+        assert!(reasons.line(&other).is_some());
+    }
+
+    #[test]
+    fn the_delivery_timeout_is_the_clients_unless_given() {
+        #[derive(clap::Parser)]
+        struct Parsed {
+            #[command(flatten)]
+            args: ProduceArgs,
+        }
+        let timeout = |given: &[&str]| {
+            let words = ["produce", "orders"].iter().chain(given);
+            <Parsed as clap::Parser>::try_parse_from(words).map(|parsed| parsed.args.delivery_timeout)
+        };
+        assert_eq!(timeout(&[]).expect("valid"), ProducerConfig::default().delivery_timeout_ms);
+        assert_eq!(timeout(&["--delivery-timeout", "500ms"]).expect("valid"), 500);
+        for bad in ["0s", "-1s", "10", "soon"] {
+            assert!(timeout(&[&format!("--delivery-timeout={bad}")]).is_err(), "{bad}");
+        }
     }
 }

@@ -59,7 +59,7 @@ impl std::str::FromStr for From {
 }
 
 /// `500ms`, `90s`, `10m`, `2h`, `1d`.
-fn duration_ms(text: &str) -> Option<i64> {
+pub fn duration_ms(text: &str) -> Option<i64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
     let unit_ms = match unit {
