@@ -7,6 +7,7 @@
 mod support;
 
 use corelog_engine::batch::BatchHeader;
+use corelog_engine::checkpoint::{self, BootId, EpochTable, LogCheckpoint};
 use corelog_engine::disk::Disk;
 use corelog_engine::log::{AppendError, Log, LogFailure, OpenError, ReadError, ReadLimits, Stage};
 use corelog_engine::{LeaderEpoch, LogId, Offset, TimestampMs};
@@ -442,4 +443,35 @@ fn a_damaged_checkpoint_costs_a_scan_and_a_newer_one_stops() {
     node.run(node.disk.replace_file(&path, newer)).expect("a replaced file");
     let error = node.try_open(true).map(|_| ()).expect_err("a newer format is not guessed at");
     assert!(matches!(error, OpenError::Checkpoint { .. }), "{name}: {error}");
+}
+
+#[test]
+fn a_recovery_point_in_a_deleted_segment_costs_a_scan_and_nothing_else() {
+    let node = Node::new(7);
+    let (log, model) = filled(&node, 60);
+    drop(log);
+    let node = node.crash(Crash::Kill);
+    let segments = node.files(".log");
+    assert!(segments.len() > 3, "{} segments", segments.len());
+    let second = model.iter().find(|batch| segments[1].0.ends_with(format!("{:020}.log", batch.base)));
+    let start = second.expect("the second segment begins with a batch").base;
+    node.run(async {
+        // The disk was full: the first segment went, and there was no room to store where the log begins now.
+        let stale = LogCheckpoint {
+            log_id: LOG_ID,
+            log_start_offset: Offset(0),
+            recovery_point: Offset(0),
+            segment_base_offset: Offset(0),
+            segment_position: 0,
+            clean: false,
+            boot_id: Some(BootId(0)),
+            epochs: EpochTable::default(),
+        };
+        checkpoint::store(&node.disk, &dir().join("log.checkpoint"), &stale).await.expect("stored");
+        node.disk.remove_file(&segments[0].0).await.expect("removed");
+    });
+    let (log, _) = node.open();
+    assert_eq!(log.ends().start, Offset(start));
+    let kept: Vec<_> = model.into_iter().filter(|batch| batch.base >= start).collect();
+    assert_eq!(node.read_all(&log), kept);
 }

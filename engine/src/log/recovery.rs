@@ -210,9 +210,14 @@ impl<D: Disk> Recovery<'_, D> {
             return Ok((self.without_segments(checkpoint).await?, report));
         };
         let start = checkpoint.as_ref().map_or(first, |c| c.log_start_offset).max(first);
-        let point = checkpoint.as_ref().map_or((first, Mark { position: 0, offset: first }), |c| {
+        let mut point = checkpoint.as_ref().map_or((first, Mark { position: 0, offset: first }), |c| {
             (c.segment_base_offset, Mark { position: c.segment_position, offset: c.recovery_point })
         });
+        if point.0 < first {
+            // On a full disk, deletion removes files before there is room to store the new recovery point.
+            tracing::warn!(dir = %self.dir.display(), "the recovery point is in a deleted segment; the whole log is read");
+            point = (first, Mark { position: 0, offset: first });
+        }
         if !bases.contains(&point.0) {
             let (path, gap_start, gap_end) = (self.dir.to_owned(), point.0, point.1.offset.max(first));
             return Err(OpenError::MissingSegment { path, gap_start, gap_end });
