@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use cli::run;
 use corelog_engine::batch::{BatchBuilder, BatchFields, NewRecord, Stamp, stamp};
-use corelog_engine::{LeaderEpoch, Offset, TimestampMs};
+use corelog_engine::checkpoint::{self, EpochTable, LogCheckpoint};
+use corelog_engine::{LeaderEpoch, LogId, Offset, TimestampMs};
 
 fn batch(base: u64) -> Vec<u8> {
     let mut builder = BatchBuilder::new(1 << 20);
@@ -152,4 +153,47 @@ fn lost_and_damaged_side_files_are_notes() {
     std::fs::write(data.log().join("log.checkpoint"), "garbage").expect("written");
     let shown = run(&["inspect", text(&data.log())]).exits(0);
     assert_eq!(shown.lines().filter(|line| line.contains("note:")).count(), 2, "{shown}");
+}
+
+#[test]
+fn closed_is_what_checkpoint_last_segment_and_marker_agree_on() {
+    let data = Data::make();
+    let checkpoint = LogCheckpoint {
+        log_id: LogId(7),
+        log_start_offset: Offset(0),
+        recovery_point: Offset(100),
+        segment_base_offset: Offset(50),
+        segment_position: batches(50).len() as u64,
+        clean: true,
+        boot_id: None,
+        epochs: EpochTable::default(),
+    };
+    std::fs::write(data.log().join("log.checkpoint"), checkpoint::encode(&checkpoint)).expect("written");
+    let log = data.log();
+    let state_is = |state: &str, path: &Path| {
+        let shown = run(&["inspect", text(path)]).exits(0);
+        assert!(shown.contains(&format!("  {state}  starts at 0")), "{state} in {shown}");
+        let json = run(&["inspect", text(path), "--json"]).json();
+        assert_eq!(json["logs"][0]["closed"], state == "closed", "{json}");
+    };
+    let marker = data.dir.path().join("clean");
+    std::fs::write(&marker, "clean\n").expect("written");
+    state_is("not closed", data.dir.path());
+    data.change(50, |bytes| bytes.truncate(batches(50).len()));
+    state_is("closed", data.dir.path());
+    state_is("closed", &log);
+    std::fs::remove_file(&marker).expect("removed");
+    state_is("not closed", data.dir.path());
+    state_is("not closed", &log);
+}
+
+#[test]
+fn a_newer_data_directory_is_refused_at_every_level() {
+    let data = Data::make();
+    std::fs::write(data.dir.path().join("corelog.json"), r#"{"format": 99, "logs": []}"#).expect("written");
+    for path in [data.dir.path(), &data.log(), &data.segment(0)] {
+        run(&["inspect", text(path)]).fails(2, &["has format 99", "run the newer version"]);
+    }
+    std::fs::write(data.dir.path().join("corelog.json"), "garbage").expect("written");
+    run(&["inspect", text(data.dir.path())]).exits(0);
 }

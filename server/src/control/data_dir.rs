@@ -204,7 +204,7 @@ impl DataDir {
         fs::create_dir_all(&topics)
             .and_then(|()| sync_dir(path))
             .map_err(failed("create its topics directory"))?;
-        let was_clean = path.join(CLEAN_FILE).exists();
+        let was_clean = is_clean(path);
         Ok(Self {
             path: path.to_owned(),
             id: DataDirId(id),
@@ -235,6 +235,20 @@ impl DataDir {
             error,
         })
     }
+}
+
+/// Refuses a directory that a newer version wrote, for those who only look. One without an identity that can be
+/// read passes: to look at what is left of it is the point.
+pub fn refuse_newer(path: &Path) -> Result<(), DataDirError> {
+    match read_identity(path) {
+        Err(error @ DataDirError::NewerFormat { .. }) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the last run in a directory ended with every log synced and closed, and none began since.
+pub fn is_clean(path: &Path) -> bool {
+    path.join(CLEAN_FILE).exists()
 }
 
 /// Size and free bytes of the file system that holds a path.

@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 
 use corelog_engine::Offset;
 use corelog_engine::batch::BatchHeader;
-use corelog_engine::checkpoint::{self, LogCheckpoint};
+use corelog_engine::checkpoint::{self, DecodeError, LogCheckpoint};
 use corelog_engine::index::{OffsetIndex, SegmentBounds, TimeIndex};
 use serde_json::{Value, json};
 
 use self::scan::{Expected, SegmentScan, Tail, scan_segment};
 use super::output::{Output, Progress, bytes_text, count_text};
 use super::{CliError, CliResult, Exit};
+use crate::control::data_dir::{self, TOPICS_DIR};
 
 /// Largest index or checkpoint file that is read; a segment of 4 GiB has an index of some MB.
 const SIDE_FILE_BYTES_MAX: u64 = 256 << 20;
@@ -60,7 +61,16 @@ pub fn run(args: InspectArgs) -> CliResult {
     if args.export.is_some() && !matches!(kind, Kind::Segment(_)) {
         return Err(CliError::usage("--export copies one segment file: name one, not a directory"));
     }
+    let data_dir = match &kind {
+        Kind::Segment(_) => args.path.parent().and_then(data_dir_of),
+        Kind::Log => data_dir_of(&args.path),
+        Kind::Data => Some(args.path.clone()),
+    };
+    if let Some(dir) = &data_dir {
+        data_dir::refuse_newer(dir).map_err(CliError::usage)?;
+    }
     let mut inspection = Inspection {
+        may_be_closed: data_dir.is_none_or(|dir| data_dir::is_clean(&dir)),
         out: Output::stdout(),
         progress: Progress::new(!args.quiet && !args.records && !args.batches),
         logs: Vec::new(),
@@ -78,7 +88,7 @@ pub fn run(args: InspectArgs) -> CliResult {
             inspection.log_directory(&dir)?;
         }
         Kind::Data => {
-            let topics = inspection.args.path.join("topics");
+            let topics = inspection.args.path.join(TOPICS_DIR);
             for topic in directories(&topics)? {
                 for log in directories(&topic)? {
                     inspection.log_directory(&log)?;
@@ -104,7 +114,7 @@ fn what_is(path: &Path) -> CliResult<Kind> {
                 .advise("segment files are named by 20 digits and .log; rename a copy to its base offset")
         });
     }
-    if path.join("topics").is_dir() || path.join("corelog.json").exists() {
+    if path.join(TOPICS_DIR).is_dir() || path.join("corelog.json").exists() {
         return Ok(Kind::Data);
     }
     if !segments_of(path)?.is_empty() || path.join("log.checkpoint").exists() {
@@ -112,6 +122,22 @@ fn what_is(path: &Path) -> CliResult<Kind> {
     }
     Err(CliError::usage(format!("{} holds neither segments nor topics", path.display()))
         .advise("name a data directory (with corelog.json), a log directory, or a .log file"))
+}
+
+/// The data directory that a log directory lies in; none for a copy of a log elsewhere.
+fn data_dir_of(log: &Path) -> Option<PathBuf> {
+    let log = log.canonicalize().ok()?;
+    let topics = log.ancestors().nth(2).filter(|dir| dir.ends_with(TOPICS_DIR))?;
+    topics.parent().map(Path::to_owned)
+}
+
+/// Whether a checkpoint and the last segment agree that the log was closed, as recovery asks before it skips its
+/// scan. The checkpoint alone may be that of an earlier stop: a node that runs again writes behind it.
+fn is_closed(checkpoint: &LogCheckpoint, segments: &[(Offset, PathBuf)]) -> CliResult<bool> {
+    let Some((base, path)) = segments.last() else { return Ok(false) };
+    let file_bytes = fs::metadata(path).map_err(|error| read_error(path, &error))?.len();
+    let ends_there = *base == checkpoint.segment_base_offset && file_bytes == checkpoint.segment_position;
+    Ok(checkpoint.clean && ends_there)
 }
 
 fn read_error(path: &Path, error: &io::Error) -> CliError {
@@ -168,6 +194,8 @@ struct Total {
 
 struct Inspection {
     args: InspectArgs,
+    /// The data directory has its clean marker, or is not known.
+    may_be_closed: bool,
     out: Output,
     progress: Progress,
     logs: Vec<Value>,
@@ -187,6 +215,11 @@ impl Inspection {
         if let Some(bytes) = read_side_file(&dir.join("log.checkpoint"))? {
             match checkpoint::decode::<LogCheckpoint>(&bytes) {
                 Ok(checkpoint) => found = Some(checkpoint),
+                Err(error @ DecodeError::Newer { .. }) => {
+                    let path = dir.join("log.checkpoint");
+                    return Err(CliError::usage(format!("{}: {error}", path.display()))
+                        .advise("run the newer version that wrote it"));
+                }
                 Err(error) => self.note(&format!("{}: {error}", dir.join("log.checkpoint").display()))?,
             }
         }
@@ -210,10 +243,14 @@ impl Inspection {
     ) -> CliResult {
         self.total.logs += 1;
         let text = !self.args.json && !self.args.records;
+        let closed = match checkpoint {
+            Some(checkpoint) => self.may_be_closed && is_closed(checkpoint, segments)?,
+            None => false,
+        };
         if text && !self.args.quiet {
             self.out.line(dir.display().to_string())?;
             if let Some(c) = checkpoint {
-                let state = if c.clean { "closed" } else { "open" };
+                let state = if closed { "closed" } else { "not closed" };
                 self.out.line(format!(
                     "  log {}  {state}  starts at {}  recovery point {}",
                     c.log_id, c.log_start_offset, c.recovery_point
@@ -251,7 +288,9 @@ impl Inspection {
                 })
             });
             let dir = dir.display().to_string();
-            self.logs.push(json!({ "path": dir, "checkpoint": checkpoint, "segments": rows }));
+            self.logs.push(json!({
+                "path": dir, "closed": closed, "checkpoint": checkpoint, "segments": rows,
+            }));
         }
         Ok(())
     }
