@@ -132,7 +132,7 @@ pub enum SendError {
         bytes_max: usize,
     },
     /// The topic has no partition of that number.
-    #[error("topic {topic} has {partitions} partitions, there is no partition {partition}")]
+    #[error("topic {topic} has no partition {partition} (partitions: {partitions})")]
     NoSuchPartition {
         /// The topic.
         topic: Arc<str>,
@@ -217,7 +217,7 @@ pub enum ConsumeError {
         failure: Failure,
     },
     /// The topic has no partition of that number.
-    #[error("topic {topic} has {partitions} partitions, there is no partition {partition}")]
+    #[error("topic {topic} has no partition {partition} (partitions: {partitions})")]
     NoSuchPartition {
         /// The topic.
         topic: Arc<str>,

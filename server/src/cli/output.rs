@@ -161,6 +161,7 @@ mod tests {
         assert_eq!(count_text(0), "0");
         assert_eq!(count_text(999), "999");
         assert_eq!(count_text(1_234_567), "1,234,567");
+        assert_eq!([0, 1, 2_000].map(|n| counted(n, "record")), ["0 records", "1 record", "2,000 records"]);
         assert_eq!(per_second(500, Duration::from_millis(250)), 2_000);
     }
 }

@@ -9,7 +9,7 @@ use corelog_schemas::messages::{NewTopic, PartitionDescription, TopicDescription
 use serde_json::{Value, json};
 
 use super::connect::{ServerArgs, block_on, refused, request_error};
-use super::output::{Output, bytes_text, count_text};
+use super::output::{Output, bytes_text, count_text, counted};
 use super::{CliError, CliResult, Exit};
 
 /// `corelog topic ...`
@@ -230,7 +230,7 @@ fn print_changed(changed: &ChangedTopic, result: &str, json: bool, out: &mut Out
         let (topic, partitions) = (&changed.name, changed.partitions);
         return out.json(&json!({ "topic": topic, "id": id, "partitions": partitions, "result": result }));
     }
-    out.line(format!("topic {} {result}: {} partitions", changed.name, changed.partitions))
+    out.line(format!("topic {} {result}: {}", changed.name, counted(changed.partitions.into(), "partition")))
 }
 
 async fn list(admin: &Admin, prefix: &str, json: bool, out: &mut Output) -> CliResult {

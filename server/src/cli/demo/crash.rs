@@ -10,7 +10,7 @@ use corelog_client::{
 };
 
 use super::super::connect::{consume_error, send_error};
-use super::super::output::{Progress, count_text};
+use super::super::output::{Progress, counted};
 use super::super::{CliError, CliResult, Exit};
 use super::load::FirstError;
 use super::node::Node;
@@ -112,7 +112,7 @@ async fn load(
         };
         producer.send(topic, record).await.map_err(|error| send_error("cannot load the node", &error))?;
         *number += 1;
-        progress.tick(|| format!("      {} records sent", count_text(*number)));
+        progress.tick(|| format!("      {} sent", counted(*number, "record")));
     }
     Ok(())
 }
@@ -152,10 +152,11 @@ async fn verify(client: &Client, topic: &str, mut acked: Acked) -> CliResult<u64
                 )));
             }
         }
-        progress.tick(|| format!("      {} records checked", count_text(readable)));
+        progress.tick(|| format!("      {} checked", counted(readable, "record")));
     }
     match acked.len() {
         0 => Ok(readable),
-        lost => Err(failure(format!("{lost} acked records are lost"))),
+        1 => Err(failure("1 acked record is lost".to_owned())),
+        lost => Err(failure(format!("{} are lost", counted(lost as u64, "acked record")))),
     }
 }

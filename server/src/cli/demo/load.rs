@@ -11,7 +11,7 @@ use corelog_client::{
 use hdrhistogram::Histogram;
 
 use super::super::connect::{consume_error, delivery_error, send_error};
-use super::super::output::{Progress, bytes_text, per_second};
+use super::super::output::{Progress, bytes_text, counted, per_second};
 use super::super::{CliError, CliResult, Exit};
 use super::text::{Text, TextRecord};
 
@@ -114,7 +114,7 @@ pub(super) async fn read_back(client: &Client, topic: &str, expected: &Streamed)
         let limits = PollLimits { wait_ms: 10_000, ..PollLimits::default() };
         let batch = consumer.poll(limits).await.map_err(|error| consume_error(&error))?;
         if batch.is_empty() {
-            let text = format!("only {records} of {} records can be read back", expected.records);
+            let text = format!("only {records} of {} can be read back", counted(expected.records, "record"));
             return Err(CliError::new(Exit::Failure, text));
         }
         for record in batch {

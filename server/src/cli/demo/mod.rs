@@ -21,7 +21,7 @@ use self::load::Streamed;
 use self::node::{Node, Place};
 use self::text::Text;
 use super::connect::{block_on, refused, request_error};
-use super::output::{Output, bytes_text, count_text, per_second};
+use super::output::{Output, bytes_text, count_text, counted, per_second};
 use super::{CliError, CliResult, Exit};
 
 /// Rate and length of the latency measurement.
@@ -101,9 +101,14 @@ async fn tell(args: &DemoArgs, text: &Text, dir: &Path) -> CliResult {
     let node = Place::choose(dir, args.cores.clone())?.start().await?;
     let shards = node.client("start").await?.admin().describe_node().await;
     let shards = shards.map_err(|error| request_error("cannot describe the node", &error))?.shards.len();
-    story.detail(&format!("process {}, {}, {shards} shards", node.pid(), node.address()))?;
+    story.detail(&format!(
+        "process {}, {}, {}",
+        node.pid(),
+        node.address(),
+        counted(shards as u64, "shard")
+    ))?;
 
-    story.step(2, &format!("create topics of {} partitions", args.partitions))?;
+    story.step(2, &format!("create topics of {}", counted(args.partitions.into(), "partition")))?;
     create_topics(&node, args.partitions).await?;
 
     let size = bytes_text(text.bytes());
@@ -155,8 +160,8 @@ async fn create_topics(node: &Node, partitions: u32) -> CliResult {
 
 fn rate_text(streamed: &Streamed) -> String {
     format!(
-        "{} records, {} in {:.2} s: {}/s, {} records/s",
-        count_text(streamed.records),
+        "{}, {} in {:.2} s: {}/s, {} records/s",
+        counted(streamed.records, "record"),
         bytes_text(streamed.bytes),
         streamed.elapsed.as_secs_f64(),
         bytes_text(per_second(streamed.bytes, streamed.elapsed)),
