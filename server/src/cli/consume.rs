@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use corelog_client::admin::Admin;
-use corelog_client::{Consumer, ConsumerConfig, ConsumerRecord, OutOfRange, PollLimits};
+use corelog_client::{
+    ConsumeError, Consumer, ConsumerConfig, ConsumerRecord, ErrorCode, OutOfRange, PollLimits, RequestError,
+};
 use corelog_schemas::messages::OffsetSpec;
 
 use super::connect::{ServerArgs, block_on, consume_error, request_error};
-use super::output::{Output, Progress, bytes_text, count_text, per_second};
+use super::output::{Output, Progress, bytes_text, counted, per_second};
 use super::when::From;
 use super::{CliError, CliResult, Exit, record_json};
 
@@ -35,7 +37,8 @@ Examples:
   corelog consume orders --from -10m                 the last ten minutes
   corelog consume orders --from @2026-11-24T09:30:00Z --format key-value
 
-Records of one partition come in their order; partitions are mixed.")]
+Records of one partition come in their order; partitions are mixed. A partition that is offline is left out
+with a warning, and the exit code is then 1.")]
 pub struct ConsumeArgs {
     /// The topic.
     topic: String,
@@ -82,8 +85,9 @@ pub fn run(args: ConsumeArgs) -> CliResult {
     block_on(async move {
         let client = args.server.connect("consume").await?;
         let admin = client.admin();
-        let partitions = partitions(&admin, &args).await?;
-        let ends = ends(&admin, &args, &partitions).await?;
+        let mut partitions = partitions(&admin, &args).await?;
+        let (ends, offline) = ends(&admin, &args, &partitions).await?;
+        partitions.retain(|partition| !offline.contains(partition));
         let out_of_range = if args.reset { OutOfRange::Earliest } else { OutOfRange::Fail };
         let mut consumer = client.consumer(ConsumerConfig { out_of_range, ..ConsumerConfig::default() });
         let start = args.from.start(now_ms());
@@ -94,7 +98,7 @@ pub fn run(args: ConsumeArgs) -> CliResult {
         let flushed = printing.out.flush();
         printed.and(flushed)?;
         printing.summary();
-        Ok(())
+        left_out(&printing.args.topic, &offline)
     })
 }
 
@@ -112,19 +116,24 @@ async fn partitions(admin: &Admin, args: &ConsumeArgs) -> CliResult<Vec<u32>> {
     Ok((0..count).collect())
 }
 
-/// Where each partition ends: at `--to`, at what is there now, or never.
-async fn ends(admin: &Admin, args: &ConsumeArgs, partitions: &[u32]) -> CliResult<BTreeMap<u32, u64>> {
+/// Where each partition ends: at `--to`, at what is there now, or never; and the partitions that are offline.
+async fn ends(
+    admin: &Admin,
+    args: &ConsumeArgs,
+    partitions: &[u32],
+) -> CliResult<(BTreeMap<u32, u64>, Vec<u32>)> {
     let mut ends: BTreeMap<u32, u64> = BTreeMap::new();
     if let Some(to) = args.to {
         ends.extend(partitions.iter().map(|&partition| (partition, to)));
     }
     if args.follow || args.from == From::Latest {
-        return Ok(ends);
+        return Ok((ends, Vec::new()));
     }
     let wanted: Vec<(u32, OffsetSpec)> = partitions.iter().map(|&p| (p, OffsetSpec::Latest)).collect();
-    for (&partition, found) in partitions.iter().zip(admin.list_offsets(&args.topic, &wanted).await) {
+    let found = admin.list_offsets(&args.topic, &wanted).await;
+    let found = online(&args.topic, partitions.iter().copied().zip(found))?;
+    for (partition, found) in found.online {
         let what = format!("cannot read {}/{partition}", args.topic);
-        let found = found.map_err(|error| request_error(&what, &error))?;
         let latest = found.offset.unwrap_or(0);
         if let From::Offset(offset) = args.from
             && offset > latest
@@ -135,7 +144,62 @@ async fn ends(admin: &Admin, args: &ConsumeArgs, partitions: &[u32]) -> CliResul
         }
         ends.entry(partition).and_modify(|end| *end = latest.min(*end)).or_insert(latest);
     }
-    Ok(ends)
+    ends.retain(|partition, _| !found.offline.contains(partition));
+    Ok((ends, found.offline))
+}
+
+/// Whether a partition alone is out of reach, so that the others can be read all the same.
+fn is_offline(error: &RequestError) -> bool {
+    matches!(error.code(), Some(ErrorCode::PartitionOffline | ErrorCode::StorageFailed))
+}
+
+/// What was found out about the partitions, and those that are offline.
+#[derive(Debug)]
+struct Online<T> {
+    online: Vec<(u32, T)>,
+    offline: Vec<u32>,
+}
+
+/// Parts the partitions that are offline from the others, with a warning for each.
+///
+/// Errors: a failure of another kind, or all of them are offline.
+fn online<T>(
+    topic: &str,
+    found: impl Iterator<Item = (u32, Result<T, RequestError>)>,
+) -> CliResult<Online<T>> {
+    let mut online = Vec::new();
+    let mut warnings = Vec::new();
+    for (partition, found) in found {
+        match found {
+            Ok(found) => online.push((partition, found)),
+            Err(error) => {
+                let warning = request_error(&format!("cannot read {topic}/{partition}"), &error);
+                if !is_offline(&error) {
+                    return Err(warning);
+                }
+                warnings.push((partition, warning));
+            }
+        }
+    }
+    if online.is_empty() && !warnings.is_empty() {
+        return Err(warnings.swap_remove(0).1);
+    }
+    let mut offline = Vec::new();
+    for (partition, warning) in warnings {
+        warning.report();
+        offline.push(partition);
+    }
+    Ok(Online { online, offline })
+}
+
+/// The failure that the command ends with if partitions were left out.
+fn left_out(topic: &str, offline: &[u32]) -> CliResult {
+    if offline.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = offline.iter().map(|partition| format!("{topic}/{partition}")).collect();
+    let count = counted(names.len() as u64, "partition");
+    Err(CliError::new(Exit::Failure, format!("{count} left out: {}", names.join(", "))))
 }
 
 struct Printing {
@@ -179,6 +243,12 @@ impl Printing {
             }
             let records = match consumer.poll(limits).await {
                 Ok(records) => records,
+                // Who follows has no end to miss: the others go on, and this one when it is back.
+                Err(ConsumeError::Request(error)) if self.ends.is_empty() && is_offline(&error) => {
+                    self.progress.clear();
+                    request_error("still waiting for a partition", &error).report();
+                    continue;
+                }
                 Err(error) => return Err(consume_error(&error)),
             };
             for record in &records {
@@ -240,7 +310,7 @@ impl Printing {
         let (records, bytes, elapsed) = (self.records, self.bytes, self.started.elapsed());
         self.progress.tick(|| {
             let rate = bytes_text(per_second(bytes, elapsed));
-            format!("{} records, {}, {rate}/s", count_text(records), bytes_text(bytes))
+            format!("{}, {}, {rate}/s", counted(records, "record"), bytes_text(bytes))
         });
     }
 
@@ -248,7 +318,7 @@ impl Printing {
         self.progress.clear();
         if !self.args.quiet {
             let elapsed = self.started.elapsed().as_secs_f64();
-            eprintln!("{} records ({}) in {elapsed:.1} s", count_text(self.records), bytes_text(self.bytes));
+            eprintln!("{} ({}) in {elapsed:.1} s", counted(self.records, "record"), bytes_text(self.bytes));
         }
     }
 }
@@ -269,5 +339,37 @@ fn check(args: &ConsumeArgs) -> CliResult {
     match args.partition.iter().find(|partition| !seen.insert(**partition)) {
         Some(twice) => Err(CliError::usage(format!("--partition names {twice} twice"))),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use corelog_client::Failure;
+
+    use super::*;
+
+    fn refused(code: ErrorCode) -> Result<u64, RequestError> {
+        Err(Failure::from(code).into())
+    }
+
+    #[test]
+    fn offline_partitions_are_left_out_and_end_in_a_failure() {
+        let found = [(0, Ok(7)), (1, refused(ErrorCode::PartitionOffline)), (2, Ok(9))];
+        let found = online("orders", found.into_iter()).expect("two can be read");
+        assert_eq!((found.online, &found.offline[..]), (vec![(0, 7), (2, 9)], &[1][..]));
+        let CliError::Failed { exit, cause, .. } = left_out("orders", &found.offline).expect_err("left out")
+        else {
+            panic!("it is a failure");
+        };
+        assert_eq!((exit, cause.to_string().as_str()), (Exit::Failure, "1 partition left out: orders/1"));
+        assert!(left_out("orders", &[]).is_ok());
+    }
+
+    #[test]
+    fn other_refusals_and_a_topic_that_is_all_offline_end_at_once() {
+        let mixed = [(0, Ok(7)), (1, refused(ErrorCode::UnknownTopicOrPartition))];
+        assert_eq!(online("t", mixed.into_iter()).expect_err("not offline").code(), Exit::NotFound as u8);
+        let all = [(0, refused(ErrorCode::StorageFailed)), (1, refused(ErrorCode::PartitionOffline))];
+        assert_eq!(online("t", all.into_iter()).expect_err("all offline").code(), Exit::Failure as u8);
     }
 }
