@@ -23,6 +23,10 @@ use crate::units::{parse_bytes, parse_duration};
 
 /// Arguments of `corelog bench`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  corelog bench produce --record-bytes 1000 --batch-records 1000
+  corelog bench floor --dir /var/lib/corelog --cores 0,1")]
 pub struct BenchArgs {
     #[command(subcommand)]
     command: BenchCommand,

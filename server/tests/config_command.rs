@@ -41,6 +41,28 @@ fn check_reports_every_problem_with_its_line_and_exits_with_2() {
 }
 
 #[test]
+fn check_lists_problems_as_json() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("corelog.toml");
+    let path = file.display().to_string();
+    let check = |code: i32| {
+        let output = corelog(&["config", "check", &path, "--json"], &[]);
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")["problems"].clone()
+    };
+    let missing = check(2);
+    assert_eq!(missing[0]["place"], path.as_str(), "{missing}");
+    std::fs::write(&file, "[listen]\nadress = \"127.0.0.1:9700\"\n").expect("written");
+    let place = format!("{path}:2");
+    let expected = serde_json::json!([{
+        "place": place, "line": 2, "problem": "unknown key listen.adress", "advice": "did you mean listen.address?",
+    }]);
+    assert_eq!(check(2), expected);
+    std::fs::write(&file, "[node]\nid = 3\n").expect("written");
+    assert_eq!(check(0), serde_json::json!([]));
+}
+
+#[test]
 fn check_passes_what_print_prints() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("corelog.toml");

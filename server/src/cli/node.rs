@@ -9,6 +9,7 @@ use super::output::{Output, bytes_text, count_text};
 
 /// `corelog node ...`
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  corelog node describe --server 127.0.0.1:9700")]
 pub struct NodeArgs {
     #[command(subcommand)]
     command: NodeCommand,

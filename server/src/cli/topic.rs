@@ -14,6 +14,10 @@ use super::{CliError, CliResult, Exit};
 
 /// `corelog topic ...`
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  corelog topic create orders --partitions 8
+  corelog topic describe orders --json")]
 pub struct TopicArgs {
     #[command(subcommand)]
     command: TopicCommand,

@@ -145,7 +145,7 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     let mut problems = Vec::new();
     let mut settings = Vec::new();
     if let Some(path) = &sources.file {
-        settings.extend(source::from_toml(path, &read_file(path)?, &mut problems));
+        settings.extend(source::from_toml(path, &read_file(path)?, &keys, &mut problems));
     }
     settings.extend(source::from_environment(sources.environment.iter().cloned(), &keys, &mut problems));
     settings.extend(sources.flags.iter().map(|(key, value, flag)| Setting {
@@ -199,7 +199,11 @@ fn unknown_key(keys: &[Key], key: &str) -> String {
     let names: Vec<String> = keys.iter().map(Key::full_name).collect();
     // A right name in a wrong section, or without any, is the likeliest mistake.
     let last = key.rsplit('.').next().unwrap_or(key);
-    let elsewhere = keys.iter().find(|known| known.name == last).map(Key::full_name);
+    // A section's name in the place of a key (`listen.http`) means where that section listens, or its first key.
+    let of_section = || keys.iter().filter(|known| known.section == last);
+    let elsewhere = keys.iter().find(|known| known.name == last);
+    let elsewhere = elsewhere.or_else(|| of_section().find(|known| known.name == "address"));
+    let elsewhere = elsewhere.or_else(|| of_section().next()).map(Key::full_name);
     match elsewhere.as_deref().or_else(|| nearest(key, names.iter().map(String::as_str))) {
         Some(name) => format!("unknown key {key}; did you mean {name}?"),
         None => format!("unknown key {key}; `corelog config reference` lists all keys"),

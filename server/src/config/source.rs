@@ -65,6 +65,18 @@ pub struct Problem {
     pub text: String,
 }
 
+impl Problem {
+    /// What is wrong, and what to do about it if the text says so: problems are written `WRONG; DO THIS`.
+    pub fn text_and_advice(&self) -> (&str, Option<&str>) {
+        // A semicolon within a quoted value separates nothing.
+        let parts = self.text.rsplit_once("; ");
+        match parts.filter(|(text, _)| text.matches('"').count().is_multiple_of(2)) {
+            Some((text, advice)) => (text, Some(advice)),
+            None => (&self.text, None),
+        }
+    }
+}
+
 /// The nearest of `candidates`, if it is near enough to be what was meant.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let scored = candidates.into_iter().map(|candidate| (strsim::jaro_winkler(word, candidate), candidate));
@@ -72,13 +84,16 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     (best.0 >= 0.8).then_some(best.1)
 }
 
-/// Reads the settings of a file's text. Syntax errors are problems; the rest is still read.
-pub fn from_toml(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Vec<Setting> {
+/// Reads the settings of a file's text. Syntax errors are problems; the rest is still read, but for what they may have
+/// spoiled: the settings on their lines, and unknown keys, which a broken head of a section makes of right ones.
+pub fn from_toml(path: &Path, text: &str, keys: &[Key], problems: &mut Vec<Problem>) -> Vec<Setting> {
     let at = |position: usize| Origin::File { path: path.to_owned(), line: line_of(text, position) };
     let (table, errors) = DeTable::parse_recoverable(text);
+    let mut broken = Vec::new();
     for error in errors {
-        let position = error.span().map_or(0, |span| span.start);
-        problems.push(Problem { origin: at(position), text: format!("not valid TOML: {}", error.message()) });
+        let origin = at(error.span().map_or(0, |span| span.start));
+        broken.push(origin.clone());
+        problems.push(Problem { origin, text: format!("not valid TOML: {}", error.message()) });
     }
     let mut settings = Vec::new();
     for (section, value) in table.into_inner() {
@@ -95,6 +110,10 @@ pub fn from_toml(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Vec<Se
             // Every key has a section, so this is either unknown or wants one; the caller finds out which.
             other => settings.push(Setting { key: name.into_owned(), raw: raw_of(other), origin }),
         }
+    }
+    if !broken.is_empty() {
+        let is_known = |name: &str| keys.iter().any(|key| key.full_name() == name);
+        settings.retain(|setting| is_known(&setting.key) && !broken.contains(&setting.origin));
     }
     settings
 }

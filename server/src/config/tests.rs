@@ -45,6 +45,8 @@ fn a_misspelt_key_is_named_with_its_line_and_the_nearest_right_one() {
     check("[lisen]\naddress = \"127.0.0.1:1\"\n", &["did you mean listen.address?"]);
     check("[node]\nconnections_max = 5\n", &["did you mean limits.connections_max?"]);
     check("rack = \"a\"\n", &["did you mean node.rack?"]);
+    check("[listen]\nhttp = \"127.0.0.1:1\"\n", &["unknown key listen.http; did you mean http.address?"]);
+    check("listen = \"127.0.0.1:1\"\n", &["did you mean listen.address?"]);
     check("[zzz]\nqqq = 1\n", &["config reference"]);
 }
 
@@ -65,6 +67,29 @@ fn all_problems_come_at_once() {
 #[test]
 fn broken_toml_is_reported_with_its_line() {
     check("[node]\nid = 1\nrack = \"open\n", &["corelog.toml:3: not valid TOML"]);
+}
+
+#[test]
+fn broken_toml_makes_no_unknown_keys_of_what_it_spoils() {
+    for text in
+        ["[node]\nid 1\n", "[node\nid = 1\n", "node]\nid = 1\n", "[topic]\npartitions = = 4\n", "zzz\n"]
+    {
+        let found = problems(text);
+        assert!(found.iter().all(|problem| problem.contains("not valid TOML")), "{text:?}: {found:#?}");
+    }
+    check("[node\n[topic]\npartitions = 0\n", &["corelog.toml:1: not valid TOML", "out of range"]);
+}
+
+#[test]
+fn advice_is_told_apart_from_what_is_wrong() {
+    let parts = |text: &str| {
+        let problem = Problem { origin: Origin::Default, text: text.to_owned() };
+        let (text, advice) = problem.text_and_advice();
+        (text.to_owned(), advice.map(str::to_owned))
+    };
+    let advice = Some("write 5s".to_owned());
+    assert_eq!(parts("\"a; b\" is none; write 5s"), ("\"a; b\" is none".to_owned(), advice));
+    assert_eq!(parts("\"a; b\" is none"), ("\"a; b\" is none".to_owned(), None));
 }
 
 #[test]
