@@ -198,6 +198,19 @@ async fn passing_failures_are_waited_out_and_lasting_ones_told() {
 }
 
 #[tokio::test]
+async fn a_partition_without_a_leader_is_told_and_comes_back() {
+    let (server, client) = filled(1, 1, 10).await;
+    let mut consumer = client.consumer(ConsumerConfig { patience_ms: 200, ..ConsumerConfig::default() });
+    consumer.assign("t", &[(0, StartAt::Offset(Offset(0)))]).await.expect("known");
+    // No shard of the node has this number.
+    server.with("t", 0, |log| log.leader = 99);
+    let error = consumer.poll(PollLimits { wait_ms: 10_000, ..quick() }).await.expect_err("nobody leads it");
+    assert!(matches!(error, ConsumeError::Request(_)), "{error}");
+    server.with("t", 0, |log| log.leader = 0);
+    assert_eq!(of(&drain(&mut consumer).await, 0).len(), 10);
+}
+
+#[tokio::test]
 async fn a_topic_made_anew_under_the_same_name_is_not_taken_for_the_old_one() {
     let (server, client) = filled(1, 1, 10).await;
     let mut consumer = client.consumer(ConsumerConfig::default());

@@ -72,14 +72,16 @@ impl Consumer {
             match topic.as_ref().and_then(|topic| topic.leader(assigned.partition)) {
                 Some(address) => by_shard.entry(Arc::clone(address)).or_default().push(index),
                 None if assigned.not_before_ms <= now_ms => {
-                    assigned.not_before_ms = now_ms + RetryPolicy::default().backoff_ms;
-                    leaderless.push(Arc::clone(&assigned.topic));
+                    let code =
+                        topic.map_or(ErrorCode::NotLeader, |topic| topic.no_leader(assigned.partition));
+                    leaderless.push((index, code));
                 }
                 None => {}
             }
         }
-        for topic in leaderless {
-            self.refresh(topic);
+        for (index, code) in leaderless {
+            self.refresh(Arc::clone(&self.partitions[index].topic));
+            self.try_later(index, &Failure::from(code).into(), now_ms);
         }
         let share = self.config.prefetch_bytes_max / by_shard.len().max(1);
         for (address, indices) in by_shard {
