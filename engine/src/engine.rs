@@ -164,11 +164,6 @@ impl<D: Disk> Engine<D> {
         self.0.counters.0.get()
     }
 
-    /// Clean chunks in memory.
-    pub fn cached_chunks(&self) -> usize {
-        self.0.cached.borrow().len()
-    }
-
     pub(crate) fn count(&self, add: impl FnOnce(&mut EngineStats)) {
         let mut stats = self.0.counters.0.get();
         add(&mut stats);

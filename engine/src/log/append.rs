@@ -102,7 +102,8 @@ impl<D: Disk> Log<D> {
         self.engine().detach(async move { log.ensure_prepared(bytes).await.map(|()| pass) }).await
     }
 
-    /// Largest append taken at once: what half of the memory and a quarter of nothing else would ever hold.
+    /// Largest append taken at once: what a log may hold unwritten, and at most half of the memory, so that what is
+    /// waited for can come free.
     fn append_bytes_max(&self) -> usize {
         self.engine().options().unwritten_bytes_max.min(self.engine().pool().bytes_max() / 2)
     }
