@@ -21,6 +21,9 @@
 //! Not here: electing leaders, copying to followers, deciding who is in sync. They come beside `leader.rs`, as
 //! machines of their own, and feed it events.
 
+mod assignment;
+pub mod cluster;
+pub mod coordination;
 mod errors;
 mod leader;
 mod partition;
@@ -28,6 +31,7 @@ mod progress;
 mod replica;
 mod waiters;
 
+pub use assignment::{Assignment, IsrProposal, Report, Role, Sighting};
 pub use errors::{DeleteRecordsError, EpochError, FetchError, ListOffsetsError, ProduceError};
 pub use leader::{Action, Event, Leader, LeaderStart, ReplicaEnds};
 pub use partition::{Ack, Fetched, Partition, PartitionStats, ProduceChecks, Produced};

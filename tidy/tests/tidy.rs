@@ -16,11 +16,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("engine", &[]),
     ("tuning", &[]),
     ("tidy", &[]),
-    ("replication", &["engine"]),
+    ("replication", &["engine", "schemas"]),
     ("net", &["engine", "schemas"]),
     ("client", &["engine", "schemas"]),
     ("bench", &["engine", "schemas", "tuning"]),
-    ("sim", &["engine", "replication"]),
+    ("sim", &["engine", "replication", "schemas"]),
     ("server", &["engine", "schemas", "tuning", "replication", "net", "client", "bench"]),
 ];
 
