@@ -13,7 +13,7 @@ pub mod types;
 
 mod engine;
 pub mod log;
-mod notify;
+pub mod notify;
 
 pub use engine::{Engine, EngineStats};
 pub use log::{Log, LogEnds, LogOptions};

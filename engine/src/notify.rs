@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 /// A change that tasks wait for. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Notify(Rc<State>);
+pub struct Notify(Rc<State>);
 
 #[derive(Default)]
 struct State {
@@ -21,7 +21,7 @@ struct State {
 
 impl Notify {
     /// Wakes all who wait now.
-    pub(crate) fn notify_all(&self) {
+    pub fn notify_all(&self) {
         self.0.generation.set(self.0.generation.get() + 1);
         let mut woken = self.0.wakers.take();
         for waker in woken.drain(..) {
@@ -35,13 +35,13 @@ impl Notify {
     }
 
     /// Ready after the next `notify_all`.
-    pub(crate) fn notified(&self) -> Notified {
+    pub fn notified(&self) -> Notified {
         Notified { state: self.0.clone(), generation: self.0.generation.get() }
     }
 }
 
 /// See [`Notify::notified`].
-pub(crate) struct Notified {
+pub struct Notified {
     state: Rc<State>,
     generation: u64,
 }
@@ -63,14 +63,14 @@ impl Future for Notified {
 
 /// One at a time: a lock for tasks of one core that is held across `.await`.
 #[derive(Clone, Default)]
-pub(crate) struct Turnstile {
+pub struct Turnstile {
     taken: Rc<Cell<bool>>,
     freed: Notify,
 }
 
 impl Turnstile {
     /// Waits until nobody is inside, then enters. Leaves when the pass is dropped.
-    pub(crate) async fn enter(&self) -> Pass {
+    pub async fn enter(&self) -> Pass {
         while self.taken.get() {
             self.freed.notified().await;
         }
@@ -79,13 +79,13 @@ impl Turnstile {
     }
 
     /// Whether somebody is inside.
-    pub(crate) fn is_taken(&self) -> bool {
+    pub fn is_taken(&self) -> bool {
         self.taken.get()
     }
 }
 
 /// Being inside a [`Turnstile`].
-pub(crate) struct Pass(Turnstile);
+pub struct Pass(Turnstile);
 
 impl Drop for Pass {
     fn drop(&mut self) {
