@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use corelog_engine::{Offset, TimestampMs, TopicPartition};
+use corelog_replication::cluster::Endpoint;
 use corelog_schemas::messages::*;
 use corelog_schemas::{ErrorCode, Failure};
 use corelog_server::config::{self, Config, Sources};
@@ -66,6 +67,7 @@ fn start(config: Config, shards: u16) -> Result<Node, StartError> {
         core: 0,
         host: "127.0.0.1".to_owned(),
         port: 9700 + shard,
+        replication: Endpoint { host: "127.0.0.1".to_owned(), port: 0 },
     });
     let thread = ControlThread {
         config: Arc::new(config),
@@ -92,14 +94,14 @@ fn play_shard(link: &ShardLink, mischief: &Mischief, newest: &std::sync::Mutex<O
                 let mut failures = Vec::new();
                 let mut wanted = BTreeSet::new();
                 served.clear();
-                for (topic, partition) in snapshot.partitions_of(link.shard) {
-                    let directory = snapshot.log_directory(topic, partition);
+                for (topic, partition, local) in snapshot.partitions_of(link.shard) {
+                    let directory = snapshot.log_directory(topic, partition.id, local);
                     let of = TopicPartition { topic: topic.id, partition: partition.id };
-                    if matches!(snapshot.data_dir(partition.data_dir).state, DataDirState::Offline { .. }) {
+                    if matches!(snapshot.data_dir(local.data_dir).state, DataDirState::Offline { .. }) {
                         continue;
                     }
-                    let fails = partition.is_new && mischief.fail.load(Ordering::SeqCst);
-                    if fails || (!partition.is_new && !directory.exists()) {
+                    let fails = local.is_new && mischief.fail.load(Ordering::SeqCst);
+                    if fails || (!local.is_new && !directory.exists()) {
                         let failure = Failure::new(ErrorCode::StorageFailed, "the log is missing");
                         failures.push(PartitionFailure { partition: of, failure });
                         continue;
@@ -121,6 +123,7 @@ fn play_shard(link: &ShardLink, mischief: &Mischief, newest: &std::sync::Mutex<O
                 stats.partitions = served.iter().map(|of| partition_stats(*of)).collect();
                 answer.send(stats);
             }
+            ShardCommand::IsrRefused { .. } | ShardCommand::Leave => {}
             ShardCommand::Stop => {
                 let is_unclean = mischief.unclean.load(Ordering::SeqCst);
                 let unclean = if is_unclean { vec![DataDirIndex(0)] } else { Vec::new() };

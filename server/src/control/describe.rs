@@ -105,9 +105,9 @@ fn describe_partition(
     failure: Option<&Failure>,
     stats: Option<&PartitionStats>,
 ) -> PartitionDescription {
-    let data_dir = snapshot.data_dir(partition.data_dir);
-    let failure = match (&data_dir.state, failure, stats) {
-        (DataDirState::Offline { reason }, _, _) => {
+    let data_dir = partition.local.as_ref().map(|local| snapshot.data_dir(local.data_dir));
+    let failure = match (data_dir.map(|dir| &dir.state), failure, stats) {
+        (Some(DataDirState::Offline { reason }), _, _) => {
             Some(Failure::new(ErrorCode::PartitionOffline, reason.as_str()))
         }
         (_, Some(failure), _) => Some(failure.clone()),
@@ -122,8 +122,8 @@ fn describe_partition(
     PartitionDescription {
         failure,
         partition: partition.id.0,
-        leader_node: snapshot.node.0,
-        leader_shard: partition.shard.0,
+        leader_node: partition.leader.map_or(snapshot.node.0, |leader| leader.node.0),
+        leader_shard: partition.leader.map_or(0, |leader| leader.shard.0),
         leader_epoch: partition.leader_epoch.0,
         log_start_offset: stats.map(|s| s.log_start.0),
         high_watermark: stats.map(|s| s.high_watermark.0),
@@ -131,7 +131,7 @@ fn describe_partition(
         durable_end_offset: stats.map(|s| s.durable_end.0),
         log_bytes: stats.map_or(0, |s| s.log_bytes),
         segments: stats.map_or(0, |s| s.segments),
-        data_dir: data_dir.path.display().to_string(),
+        data_dir: data_dir.map_or_else(String::new, |dir| dir.path.display().to_string()),
     }
 }
 
@@ -152,8 +152,8 @@ pub fn describe_node(view: &View, stats: &[Option<ShardStats>]) -> DescribeNodeR
         requests: stats.as_ref().map_or(0, |s| s.requests),
     });
     let mut partitions = vec![0_usize; snapshot.data_dirs.len()];
-    for partition in snapshot.topics().iter().flat_map(|topic| &topic.partitions) {
-        partitions[partition.data_dir.index()] += 1;
+    for (_, _, local) in snapshot.local_partitions() {
+        partitions[local.data_dir.index()] += 1;
     }
     let data_dirs = snapshot.data_dirs.iter().zip(&view.data_dirs).zip(partitions);
     let data_dirs = data_dirs.map(|((dir, sizes), partitions)| DataDirDescription {

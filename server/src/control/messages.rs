@@ -7,7 +7,10 @@
 
 use std::sync::Arc;
 
-use corelog_engine::TopicPartition;
+use corelog_engine::{LogId, TopicPartition};
+use corelog_replication::Report;
+use corelog_replication::cluster::ReplicaFault;
+use corelog_replication::coordination::Version;
 use corelog_schemas::error::Failure;
 use corelog_schemas::messages::{
     AlterTopicOptionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
@@ -29,6 +32,16 @@ pub const REPORTS_MAX: usize = 1024;
 pub enum ShardCommand {
     /// Open, close and delete partitions until this is true; answer with [`ShardReport::Applied`].
     Apply(Arc<Snapshot>),
+    /// A proposal of this partition's leader, made at this version, was refused or overtaken: decide again.
+    IsrRefused {
+        /// Which.
+        partition: TopicPartition,
+        /// The version that the proposal named.
+        version: Version,
+    },
+    /// The node stops cleanly and leads nothing any more: say so on every stream, so that leaders drop its replicas
+    /// from their ISR at once. [`ShardCommand::Stop`] follows.
+    Leave,
     /// Report counters and sizes.
     Stats(Answer<ShardStats>),
     /// Refuse new work, answer what is under way, sync, close; answer with [`ShardReport::Stopped`].
@@ -49,6 +62,14 @@ pub enum ShardReport {
     },
     /// A session asks for a change, or for what only the control thread knows.
     Admin(AdminRequest),
+    /// New logs exist and their directories are durable. The control thread puts them on its list and says so with
+    /// the next snapshot; until then they take no role.
+    LogsMade(Vec<MadeLog>),
+    /// For the node's agent: an ISR to store, a process seen or not, a replica that has caught up.
+    Replication(Report),
+    /// A replica must not lead: its log is lost, has failed, or may lack what it acked. `Lost` and `Failed` are also
+    /// reported by [`ShardReport::Applied`] or [`ShardReport::PartitionFailed`], for clients.
+    Fault(ReplicaFault),
     /// A log has failed after it was open (a write or sync failed); it takes no appends any more.
     PartitionFailed(PartitionFailure),
     /// A whole data directory does not answer.
@@ -65,6 +86,17 @@ pub enum ShardReport {
         /// Data directories in which not every log of the shard was synced and closed: they get no clean marker.
         unclean: Vec<DataDirIndex>,
     },
+}
+
+/// A log that was made just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MadeLog {
+    /// Of which partition.
+    pub partition: TopicPartition,
+    /// Its identity.
+    pub log: LogId,
+    /// Where it lies.
+    pub data_dir: DataDirIndex,
 }
 
 /// Why one partition is not served.

@@ -23,11 +23,13 @@ pub mod view;
 pub mod waiting;
 mod wire;
 
-pub use messages::{AdminRequest, PartitionFailure, ShardCommand, ShardLink, ShardReport, link_shards};
+pub use messages::{
+    AdminRequest, MadeLog, PartitionFailure, ShardCommand, ShardLink, ShardReport, link_shards,
+};
 pub use options::TopicOptions;
 pub use snapshot::{
-    DataDirIndex, DataDirMetadata, DataDirState, NodeId, PartitionMetadata, ShardAddress, ShardId, Snapshot,
-    SnapshotVersion, TopicMetadata,
+    DataDirIndex, DataDirMetadata, DataDirState, LeaderPlace, LocalReplica, NodeId, NodeMetadata,
+    PartitionMetadata, ShardAddress, ShardId, Snapshot, SnapshotVersion, TopicMetadata,
 };
 pub use spawn::{ControlHandle, ControlThread, Watcher};
 pub use start::{Opened, StartError, open};

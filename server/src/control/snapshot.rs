@@ -2,7 +2,9 @@
 //!
 //! Owns: the shape of the picture and its look-ups. Made by the control thread, shared by `Arc`, never changed.
 //! Invariant: versions grow by each change; a shard that has applied version n has acted on all of 1..=n.
-//! Invariant: topics are sorted by name; partition i of a topic stands at index i; shard i stands at index i.
+//! Invariant: topics are sorted by name; partition i of a topic stands at index i; shard i stands at index i; nodes are
+//! sorted by number.
+//! Invariant: a leadership that the picture shows is stored: a shard may act on it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,10 @@ use std::sync::Arc;
 
 use corelog_engine::{LeaderEpoch, LogId, PartitionId, TimestampMs, TopicId, TopicPartition};
 pub use corelog_replication::NodeId;
-use rustc_hash::FxHashMap;
+use corelog_replication::cluster::{Endpoint, Incarnation};
+use corelog_replication::coordination::Version;
+use corelog_replication::{Assignment, ReplicaId, Role};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::options::TopicOptions;
 
@@ -60,7 +65,7 @@ impl fmt::Display for SnapshotVersion {
     }
 }
 
-/// Where a shard listens, as clients reach it.
+/// Where a shard listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardAddress {
     /// Its node.
@@ -69,10 +74,25 @@ pub struct ShardAddress {
     pub shard: ShardId,
     /// CPU that it is pinned to.
     pub core: u16,
-    /// Advertised name or address.
+    /// Advertised name or address for clients.
     pub host: String,
-    /// Advertised TCP port.
+    /// Advertised TCP port for clients.
     pub port: u16,
+    /// Advertised to the other nodes' replication streams; port 0 on a node without any.
+    pub replication: Endpoint,
+}
+
+/// A node that runs, as everybody sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeMetadata {
+    /// Its number.
+    pub node: NodeId,
+    /// This start of it.
+    pub incarnation: Incarnation,
+    /// It is about to stop.
+    pub is_stopping: bool,
+    /// Its shards, by number.
+    pub shards: Vec<ShardAddress>,
 }
 
 /// Whether a data directory can be used.
@@ -103,22 +123,91 @@ pub struct DataDirMetadata {
     pub was_clean: bool,
 }
 
+/// Where the leader of a partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaderPlace {
+    /// Its node.
+    pub node: NodeId,
+    /// Its shard there.
+    pub shard: ShardId,
+}
+
+/// The replica of a partition that this node holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalReplica {
+    /// Shard that owns it during this run of the node.
+    pub shard: ShardId,
+    /// Data directory that holds its log.
+    pub data_dir: DataDirIndex,
+    /// Identity of the log; a new log is made with this id.
+    pub log_id: LogId,
+    /// It is not yet on the durable list of logs made. `true`: make the log if its directory is missing (or open what
+    /// a crash has left), report [`super::ShardReport::LogsMade`], and take no role before a snapshot says `false`.
+    /// `false`: a missing directory is a loss, to be reported as a fault and never replaced by an empty log.
+    pub is_new: bool,
+    /// What it has to do.
+    pub assignment: Assignment,
+    /// Where the leader's shard accepts replication streams; `None` unless the role is to follow.
+    pub leader_endpoint: Option<Endpoint>,
+}
+
 /// One partition and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionMetadata {
     /// Its number in the topic.
     pub id: PartitionId,
-    /// Identity of its log directory; a new log is made with this id.
-    pub log_id: LogId,
-    /// Shard that owns it during this run of the node.
-    pub shard: ShardId,
-    /// Data directory that holds its log.
-    pub data_dir: DataDirIndex,
-    /// Epoch under which this node leads it: stored durably before the snapshot is published.
+    /// Who leads it; `None`: nobody, or a node that does not run.
+    pub leader: Option<LeaderPlace>,
+    /// Of the newest leadership: stored durably before the snapshot is published.
     pub leader_epoch: LeaderEpoch,
-    /// Nobody has yet confirmed that the log exists: make it if its directory is missing.
-    /// `false`: a missing directory is a loss, to be reported as a failure and never replaced by an empty log.
-    pub is_new: bool,
+    /// All replicas, preferred leader first.
+    pub replicas: Vec<ReplicaId>,
+    /// Those in sync, as stored.
+    pub isr: Vec<ReplicaId>,
+    /// The replica of this node, if it has one.
+    pub local: Option<LocalReplica>,
+}
+
+impl PartitionMetadata {
+    /// A partition with one replica, which this node holds and leads.
+    pub fn led_alone(
+        partition: TopicPartition,
+        me: ReplicaId,
+        shard: ShardId,
+        data_dir: DataDirIndex,
+        leader_epoch: LeaderEpoch,
+    ) -> Self {
+        let assignment = Assignment {
+            partition,
+            me,
+            role: Role::Lead,
+            leader_epoch,
+            replicas: vec![me],
+            isr: vec![me],
+            version: Version(0),
+            min_insync_replicas: 1,
+        };
+        Self {
+            id: partition.partition,
+            leader: Some(LeaderPlace { node: me.node, shard }),
+            leader_epoch,
+            replicas: vec![me],
+            isr: vec![me],
+            local: Some(LocalReplica {
+                shard,
+                data_dir,
+                log_id: me.log,
+                is_new: false,
+                assignment,
+                leader_endpoint: None,
+            }),
+        }
+    }
+
+    /// The shard of `node` that leads it; `None` if another node does, or nobody.
+    pub fn led_by(&self, node: NodeId) -> Option<ShardId> {
+        self.leader.filter(|leader| leader.node == node).map(|leader| leader.shard)
+    }
 }
 
 /// One topic.
@@ -165,10 +254,19 @@ pub struct Snapshot {
     pub node: NodeId,
     /// When this node was started.
     pub started: TimestampMs,
+    /// This start of this node.
+    pub incarnation: Incarnation,
     /// All shards of this node, by number.
     pub shards: Vec<ShardAddress>,
+    /// Every node that runs, this one too.
+    pub nodes: Vec<NodeMetadata>,
+    /// Cut off from the coordination service for longer than its session: acks=1, acks=0 and reads are refused.
+    pub is_isolated: bool,
     /// Data directories of this node, as configured.
     pub data_dirs: Vec<DataDirMetadata>,
+    /// Logs of this node that are to be deleted: a shard that has one open lets go of it and need not sync it. The
+    /// control thread removes the directory when every shard has applied the snapshot.
+    pub removed: FxHashSet<LogId>,
     topics: Vec<Arc<TopicMetadata>>,
     by_id: FxHashMap<TopicId, usize>,
 }
@@ -184,10 +282,19 @@ pub struct SnapshotHead {
     pub node: NodeId,
     /// When this node was started.
     pub started: TimestampMs,
+    /// This start of this node.
+    pub incarnation: Incarnation,
     /// All shards of this node, by number.
     pub shards: Vec<ShardAddress>,
+    /// Every node that runs, this one too.
+    pub nodes: Vec<NodeMetadata>,
+    /// Cut off from the coordination service for longer than its session: acks=1, acks=0 and reads are refused.
+    pub is_isolated: bool,
     /// Data directories of this node, as configured.
     pub data_dirs: Vec<DataDirMetadata>,
+    /// Logs of this node that are to be deleted: a shard that has one open lets go of it and need not sync it. The
+    /// control thread removes the directory when every shard has applied the snapshot.
+    pub removed: FxHashSet<LogId>,
 }
 
 impl Snapshot {
@@ -200,8 +307,22 @@ impl Snapshot {
         let by_id: FxHashMap<_, _> =
             topics.iter().enumerate().map(|(index, topic)| (topic.id, index)).collect();
         assert_eq!(by_id.len(), topics.len(), "two topics of one id");
-        let SnapshotHead { version, cluster_id, node, started, shards, data_dirs } = head;
-        Self { version, cluster_id, node, started, shards, data_dirs, topics, by_id }
+        let SnapshotHead { version, cluster_id, node, started, incarnation, shards, .. } = head;
+        let SnapshotHead { nodes, is_isolated, data_dirs, removed, .. } = head;
+        Self {
+            version,
+            cluster_id,
+            node,
+            started,
+            incarnation,
+            shards,
+            nodes,
+            is_isolated,
+            data_dirs,
+            removed,
+            topics,
+            by_id,
+        }
     }
 
     /// All topics, sorted by name.
@@ -225,15 +346,28 @@ impl Snapshot {
         self.topic_by_id(of.topic)?.partition(of.partition)
     }
 
-    /// Every partition that `shard` owns.
+    /// Every partition of which `shard` holds a replica.
     pub fn partitions_of(
         &self,
         shard: ShardId,
-    ) -> impl Iterator<Item = (&Arc<TopicMetadata>, &PartitionMetadata)> {
+    ) -> impl Iterator<Item = (&Arc<TopicMetadata>, &PartitionMetadata, &LocalReplica)> {
+        self.local_partitions().filter(move |(_, _, local)| local.shard == shard)
+    }
+
+    /// Every partition of which this node holds a replica.
+    pub fn local_partitions(
+        &self,
+    ) -> impl Iterator<Item = (&Arc<TopicMetadata>, &PartitionMetadata, &LocalReplica)> {
         self.topics
             .iter()
             .flat_map(|topic| topic.partitions.iter().map(move |partition| (topic, partition)))
-            .filter(move |(_, partition)| partition.shard == shard)
+            .filter_map(|(topic, partition)| Some((topic, partition, partition.local.as_ref()?)))
+    }
+
+    /// The node, if it runs.
+    pub fn node(&self, id: NodeId) -> Option<&NodeMetadata> {
+        let found = self.nodes.binary_search_by_key(&id, |node| node.node).ok()?;
+        Some(&self.nodes[found])
     }
 
     /// The data directory that holds a partition.
@@ -241,9 +375,14 @@ impl Snapshot {
         &self.data_dirs[index.index()]
     }
 
-    /// Directory of the log of a partition: `DATA_DIR/topics/NAME-XXXXXXXX/PARTITION`.
-    pub fn log_directory(&self, topic: &TopicMetadata, partition: &PartitionMetadata) -> PathBuf {
-        log_directory(&self.data_dir(partition.data_dir).path, topic, partition.id)
+    /// Directory of the log of a replica here: `DATA_DIR/topics/NAME-XXXXXXXX/PARTITION`.
+    pub fn log_directory(
+        &self,
+        topic: &TopicMetadata,
+        partition: PartitionId,
+        local: &LocalReplica,
+    ) -> PathBuf {
+        log_directory(&self.data_dir(local.data_dir).path, topic, partition)
     }
 }
 
@@ -257,13 +396,10 @@ mod tests {
     use super::*;
 
     fn topic(name: &str, id: u128, shards: &[u16]) -> Arc<TopicMetadata> {
-        let partitions = shards.iter().zip(0..).map(|(&shard, number)| PartitionMetadata {
-            id: PartitionId(number),
-            log_id: LogId(id + u128::from(number)),
-            shard: ShardId(shard),
-            data_dir: DataDirIndex(0),
-            leader_epoch: LeaderEpoch(1),
-            is_new: true,
+        let partitions = shards.iter().zip(0..).map(|(&shard, number)| {
+            let partition = TopicPartition { topic: TopicId(id), partition: PartitionId(number) };
+            let me = ReplicaId { node: NodeId(1), log: LogId(id + u128::from(number)) };
+            PartitionMetadata::led_alone(partition, me, ShardId(shard), DataDirIndex(0), LeaderEpoch(1))
         });
         Arc::new(TopicMetadata {
             id: TopicId(id),
@@ -282,8 +418,12 @@ mod tests {
             cluster_id: "c".into(),
             node: NodeId(1),
             started: TimestampMs(0),
+            incarnation: Incarnation(1),
             shards: Vec::new(),
+            nodes: Vec::new(),
+            is_isolated: false,
             data_dirs,
+            removed: FxHashSet::default(),
         };
         Snapshot::new(head, topics)
     }
@@ -297,7 +437,7 @@ mod tests {
         }
         assert!(all.topic_by_name("d").is_none());
         assert!(all.topic_by_id(TopicId(3)).is_none());
-        let of_1: Vec<_> = all.partitions_of(ShardId(1)).map(|(t, p)| (&*t.name, p.id.0)).collect();
+        let of_1: Vec<_> = all.partitions_of(ShardId(1)).map(|(t, p, _)| (&*t.name, p.id.0)).collect();
         assert_eq!(of_1, [("a", 0), ("c", 0)]);
     }
 
@@ -306,7 +446,9 @@ mod tests {
         let id = 0x1234_5678_9abc_def0_0000_0000_0000_0001;
         let all = snapshot(vec![topic("orders", id, &[0, 0])]);
         let orders = &all.topics()[0];
-        let directory = all.log_directory(orders, &orders.partitions[1]);
+        let partition = &orders.partitions[1];
+        let local = partition.local.as_ref().expect("it is here");
+        let directory = all.log_directory(orders, partition.id, local);
         assert_eq!(directory, Path::new("/d/topics/orders-12345678/1"));
     }
 }

@@ -8,16 +8,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use corelog_engine::{LeaderEpoch, PartitionId, TimestampMs, TopicId};
+use corelog_engine::{LeaderEpoch, PartitionId, TimestampMs, TopicId, TopicPartition};
+use corelog_replication::ReplicaId;
+use corelog_replication::cluster::Incarnation;
 use corelog_schemas::messages::TopicRef;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::data_dir::{DataDir, DataDirId};
 use super::options::TopicOptions;
 use super::placement::DataDirSpace;
 use super::snapshot::{
-    DataDirIndex, DataDirMetadata, DataDirState, NodeId, PartitionMetadata, ShardAddress, Snapshot,
-    SnapshotHead, SnapshotVersion, TopicMetadata,
+    DataDirIndex, DataDirMetadata, DataDirState, NodeId, NodeMetadata, PartitionMetadata, ShardAddress,
+    Snapshot, SnapshotHead, SnapshotVersion, TopicMetadata,
 };
 use super::store::{DeletedTopic, StoredTopic};
 
@@ -128,13 +130,15 @@ impl State {
             tracing::error!(topic = stored.name, %error, "stored options are not valid; using the defaults");
             self.defaults.clone()
         });
-        let partitions = stored.partitions.iter().zip(0..).map(|(partition, number)| PartitionMetadata {
-            id: PartitionId(number),
-            log_id: partition.log_id,
-            shard: partition.shard,
-            data_dir: self.data_dir_index(partition.data_dir),
-            leader_epoch: self.leader_epoch,
-            is_new: !partition.is_confirmed,
+        let partitions = stored.partitions.iter().zip(0..).map(|(partition, number)| {
+            let of = TopicPartition { topic: stored.id, partition: PartitionId(number) };
+            let me = ReplicaId { node: self.node, log: partition.log_id };
+            let dir = self.data_dir_index(partition.data_dir);
+            let mut alone = PartitionMetadata::led_alone(of, me, partition.shard, dir, self.leader_epoch);
+            if let Some(local) = &mut alone.local {
+                local.is_new = !partition.is_confirmed;
+            }
+            alone
         });
         TopicMetadata {
             id: stored.id,
@@ -213,8 +217,17 @@ impl State {
             cluster_id: self.cluster_id.as_str().into(),
             node: self.node,
             started: self.started,
+            incarnation: Incarnation(u64::from(self.leader_epoch.0)),
+            nodes: vec![NodeMetadata {
+                node: self.node,
+                incarnation: Incarnation(u64::from(self.leader_epoch.0)),
+                is_stopping: false,
+                shards: self.shards.clone(),
+            }],
             shards: self.shards.clone(),
+            is_isolated: false,
             data_dirs: data_dirs.collect(),
+            removed: FxHashSet::default(),
         };
         Arc::new(Snapshot::new(head, self.topics.values().map(|entry| entry.published.clone()).collect()))
     }

@@ -17,8 +17,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::cleanup;
-use super::messages::{ControlLink, PartitionFailure, ShardCommand, ShardReport};
-use super::snapshot::{DataDirIndex, DataDirState, ShardAddress, ShardId, Snapshot, SnapshotVersion};
+use super::messages::{ControlLink, MadeLog, PartitionFailure, ShardCommand, ShardReport};
+use super::snapshot::{
+    DataDirIndex, DataDirState, PartitionMetadata, ShardAddress, ShardId, Snapshot, SnapshotVersion,
+};
 use super::start::{Opened, measure_space};
 use super::state::State;
 use super::store::{Change, Coordination, EmbeddedStore};
@@ -156,13 +158,17 @@ impl Control {
             ShardReport::Admin(request) => self.on_admin(request),
             ShardReport::PartitionFailed(PartitionFailure { partition, failure }) => {
                 tracing::error!(topic = %partition.topic, partition = %partition.partition, %failure, "partition failed");
-                let shard = self.snapshot.partition(partition).map(|p| p.shard);
+                let local = self.snapshot.partition(partition).and_then(|p| p.local.as_ref());
+                let shard = local.map(|local| local.shard);
                 if let Some(shard) = shard {
                     self.failures.insert(partition, (shard, failure));
                 }
                 self.show(false);
             }
             ShardReport::DataDirFailed { data_dir, reason } => self.on_data_dir_failed(data_dir, reason),
+            ShardReport::LogsMade(made) => self.on_logs_made(&made),
+            // A node alone has no other replicas: nothing is proposed, and nobody else could lead.
+            ShardReport::Replication(_) | ShardReport::Fault(_) => {}
             // Not asked to stop: a shard that has given up. Its partitions are not served any more.
             ShardReport::Stopped { shard, .. } => tracing::error!(%shard, "shard has stopped by itself"),
         }
@@ -208,7 +214,8 @@ impl Control {
     fn expect_new_logs(&mut self) {
         let version = self.snapshot.version;
         for topic in self.snapshot.topics() {
-            for partition in topic.partitions.iter().filter(|partition| partition.is_new) {
+            let is_new = |p: &&PartitionMetadata| p.local.as_ref().is_some_and(|local| local.is_new);
+            for partition in topic.partitions.iter().filter(is_new) {
                 let of = TopicPartition { topic: topic.id, partition: partition.id };
                 self.unconfirmed.entry(of).or_insert(version);
             }
@@ -227,16 +234,26 @@ impl Control {
 
     /// Stores that logs exist now: from here on a missing directory is a loss and not a beginning.
     fn confirm_logs(&mut self, shard: ShardId, version: SnapshotVersion) {
+        let is_of = |p: &PartitionMetadata| p.local.as_ref().is_none_or(|local| local.shard == shard);
+        let made = self.unconfirmed.iter().filter(|(of, since)| {
+            let is_here = self.snapshot.partition(**of).is_none_or(is_of);
+            is_here && **since <= version && !self.failures.contains_key(of)
+        });
+        let made = made.map(|(of, _)| *of).collect();
+        self.confirm(made);
+    }
+
+    /// Stores that logs exist, and tells the shards, so that they may be used.
+    fn on_logs_made(&mut self, made: &[MadeLog]) {
+        self.confirm(made.iter().map(|made| made.partition).collect());
+        self.publish();
+        for waiting in &mut self.waiting {
+            waiting.version = self.snapshot.version;
+        }
+    }
+
+    fn confirm(&mut self, made: Vec<TopicPartition>) {
         let mut by_topic: BTreeMap<TopicId, Vec<usize>> = BTreeMap::new();
-        let made: Vec<TopicPartition> = self
-            .unconfirmed
-            .iter()
-            .filter(|(of, since)| {
-                let is_here = self.snapshot.partition(**of).is_none_or(|p| p.shard == shard);
-                is_here && **since <= version && !self.failures.contains_key(of)
-            })
-            .map(|(of, _)| *of)
-            .collect();
         for of in &made {
             by_topic.entry(of.topic).or_default().push(of.partition.0 as usize);
         }

@@ -30,7 +30,8 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 
 /// An answer that is due when every shard has applied a snapshot.
 pub struct Waiting {
-    version: SnapshotVersion,
+    /// Which snapshot.
+    pub(super) version: SnapshotVersion,
     /// When it is due in any case.
     pub(super) deadline: Instant,
     results: Vec<TopicResult>,

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corelog_engine::{LeaderEpoch, LogId, Offset, PartitionId, TimestampMs, TopicId, TopicPartition};
+use corelog_replication::ReplicaId;
+use corelog_replication::cluster::Incarnation;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -18,14 +20,9 @@ use crate::control::view::{DataDirSizes, Observer, View};
 const TOPIC: TopicId = TopicId(7);
 
 fn view(applied: &[u64], is_stopping: bool) -> Arc<View> {
-    let partition = PartitionMetadata {
-        id: PartitionId(0),
-        log_id: LogId(1),
-        shard: ShardId(0),
-        data_dir: DataDirIndex(0),
-        leader_epoch: LeaderEpoch(1),
-        is_new: false,
-    };
+    let of = TopicPartition { topic: TOPIC, partition: PartitionId(0) };
+    let me = ReplicaId { node: NodeId(1), log: LogId(1) };
+    let partition = PartitionMetadata::led_alone(of, me, ShardId(0), DataDirIndex(0), LeaderEpoch(1));
     let topic = TopicMetadata {
         id: TOPIC,
         name: "orders".into(),
@@ -38,7 +35,11 @@ fn view(applied: &[u64], is_stopping: bool) -> Arc<View> {
         cluster_id: "c1".into(),
         node: NodeId(1),
         started: TimestampMs(1_500),
+        incarnation: Incarnation(1),
         shards: Vec::new(),
+        nodes: Vec::new(),
+        is_isolated: false,
+        removed: Default::default(),
         data_dirs: vec![DataDirMetadata {
             path: "/d".into(),
             state: DataDirState::Full { free_bytes: 5 },

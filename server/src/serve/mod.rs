@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use corelog_engine::TimestampMs;
+use corelog_replication::cluster::Endpoint;
 
 use crate::config::host::{HostError, HostPlan, plan};
 use crate::config::{Config, HostPort};
@@ -139,6 +140,7 @@ fn addresses(config: &Config, plan: &HostPlan, listeners: &[TcpListener]) -> Vec
         core,
         host: config.listen.advertised_host().to_owned(),
         port: listener.local_addr().map_or(0, |address| address.port()),
+        replication: Endpoint { host: config.listen.advertised_host().to_owned(), port: 0 },
     };
     shards.map(address).collect()
 }

@@ -18,7 +18,7 @@ pub(super) fn describe(shard: &Shard, request: &MetadataRequest) -> MetadataResp
         MetadataTopics::All => snapshot.topics().iter().map(|t| topic(shard, &snapshot, t)).collect(),
         MetadataTopics::These(topics) => topics.iter().map(|t| named(shard, &snapshot, t)).collect(),
     };
-    let shards = snapshot.shards.iter().map(|address| ShardAddress {
+    let shards = snapshot.nodes.iter().flat_map(|node| &node.shards).map(|address| ShardAddress {
         node: address.node.0,
         shard: address.shard.0,
         host: address.host.clone(),
@@ -50,7 +50,10 @@ fn unknown(of: &TopicRef, failure: Failure) -> TopicMetadata {
 fn topic(shard: &Shard, snapshot: &Snapshot, topic: &control::TopicMetadata) -> TopicMetadata {
     let partitions = topic.partitions.iter().map(|partition| {
         let id = TopicPartition { topic: topic.id, partition: partition.id };
-        let is_offline = matches!(snapshot.data_dir(partition.data_dir).state, DataDirState::Offline { .. });
+        let is_offline = partition.leader.is_none()
+            || partition.local.as_ref().is_some_and(|local| {
+                matches!(snapshot.data_dir(local.data_dir).state, DataDirState::Offline { .. })
+            });
         // Of its own partitions a shard knows more than the snapshot says.
         let (is_failed, log_start_offset) = shard.registry.with(id, |entry| match entry.map(|e| &e.state) {
             Some(State::Open(open)) => (false, Some(open.log_start().0)),
@@ -60,8 +63,8 @@ fn topic(shard: &Shard, snapshot: &Snapshot, topic: &control::TopicMetadata) -> 
         PartitionMetadata {
             partition: partition.id.0,
             error: (is_offline || is_failed).then_some(ErrorCode::PartitionOffline),
-            leader_node: snapshot.node.0,
-            leader_shard: partition.shard.0,
+            leader_node: partition.leader.map_or(0, |leader| leader.node.0),
+            leader_shard: partition.leader.map_or(0, |leader| leader.shard.0),
             leader_epoch: partition.leader_epoch.0,
             log_start_offset,
         }

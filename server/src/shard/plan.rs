@@ -49,10 +49,10 @@ pub(super) struct Opening {
 pub(super) fn plan(known: &[(TopicPartition, Entry)], snapshot: &Snapshot, shard: ShardId) -> Vec<Step> {
     let mut left: FxHashMap<_, _> = known.iter().map(|(id, entry)| (*id, entry)).collect();
     let mut steps = Vec::new();
-    for (topic, partition) in snapshot.partitions_of(shard) {
+    for (topic, partition, local) in snapshot.partitions_of(shard) {
         let id = TopicPartition { topic: topic.id, partition: partition.id };
         let options = topic.options.log_options();
-        let data_dir = partition.data_dir;
+        let data_dir = local.data_dir;
         let entry = left.remove(&id);
         let step = match &snapshot.data_dir(data_dir).state {
             DataDirState::Offline { reason } => {
@@ -89,6 +89,8 @@ mod tests {
     use std::sync::Arc;
 
     use corelog_engine::{LeaderEpoch, LogId, PartitionId, TimestampMs, TopicId};
+    use corelog_replication::ReplicaId;
+    use corelog_replication::cluster::Incarnation;
 
     use super::*;
     use crate::control::TopicOptions;
@@ -101,13 +103,10 @@ mod tests {
 
     fn snapshot(state: DataDirState, topics: &[(u128, &[u16])]) -> Snapshot {
         let topics = topics.iter().map(|(topic, shards)| {
-            let partitions = shards.iter().zip(0..).map(|(&shard, number)| PartitionMetadata {
-                id: PartitionId(number),
-                log_id: LogId(topic + u128::from(number)),
-                shard: ShardId(shard),
-                data_dir: DataDirIndex(0),
-                leader_epoch: LeaderEpoch(1),
-                is_new: false,
+            let partitions = shards.iter().zip(0..).map(|(&shard, number)| {
+                let me = ReplicaId { node: NodeId(1), log: LogId(topic + u128::from(number)) };
+                let of = id(*topic, number);
+                PartitionMetadata::led_alone(of, me, ShardId(shard), DataDirIndex(0), LeaderEpoch(1))
             });
             Arc::new(TopicMetadata {
                 id: TopicId(*topic),
@@ -122,7 +121,11 @@ mod tests {
             cluster_id: "c".into(),
             node: NodeId(1),
             started: TimestampMs(0),
+            incarnation: Incarnation(1),
             shards: Vec::new(),
+            nodes: Vec::new(),
+            is_isolated: false,
+            removed: Default::default(),
             data_dirs: vec![DataDirMetadata { path: "/d".into(), state, was_clean: true }],
         };
         Snapshot::new(head, topics.collect())

@@ -26,7 +26,7 @@ use super::plan::{Opening, Step, plan};
 use super::registry::{Entry, ShardPartition, State};
 use super::state::{Shard, SharedShard};
 use crate::control::{
-    DataDirIndex, PartitionFailure, PartitionMetadata, ShardReport, Snapshot, TopicMetadata,
+    DataDirIndex, LocalReplica, PartitionFailure, PartitionMetadata, ShardReport, Snapshot, TopicMetadata,
 };
 
 /// Logs that are opened at a time: each reads in pieces of a buffer, so more would only wait for memory and disk.
@@ -137,23 +137,27 @@ async fn act(shard: &Shard, snapshot: &Snapshot, step: Step) -> Done {
 
 fn directory(snapshot: &Snapshot, id: TopicPartition) -> Rc<Path> {
     match find(snapshot, id) {
-        Some((topic, partition)) => snapshot.log_directory(topic, partition).into(),
+        Some((topic, partition, local)) => snapshot.log_directory(topic, partition.id, local).into(),
         None => Path::new("").into(),
     }
 }
 
-fn find(snapshot: &Snapshot, id: TopicPartition) -> Option<(&TopicMetadata, &PartitionMetadata)> {
+fn find(
+    snapshot: &Snapshot,
+    id: TopicPartition,
+) -> Option<(&TopicMetadata, &PartitionMetadata, &LocalReplica)> {
     let topic = snapshot.topic_by_id(id.topic)?;
-    Some((topic, topic.partition(id.partition)?))
+    let partition = topic.partition(id.partition)?;
+    Some((topic, partition, partition.local.as_ref()?))
 }
 
 async fn open(shard: &Shard, snapshot: &Snapshot, opening: &Opening) -> Done {
     let Opening { id, data_dir, options } = *opening;
-    let (topic, partition) = find(snapshot, id).expect("the plan was made from this snapshot");
-    let dir: Rc<Path> = snapshot.log_directory(topic, partition).into();
+    let (topic, partition, local) = find(snapshot, id).expect("the plan was made from this snapshot");
+    let dir: Rc<Path> = snapshot.log_directory(topic, partition.id, local).into();
     let entry = |state| Entry { data_dir, dir: dir.clone(), options, state };
     shard.registry.put(id, entry(State::Opening));
-    let (state, done) = match open_log(shard, snapshot, opening, partition, &dir).await {
+    let (state, done) = match open_log(shard, snapshot, opening, local, &dir).await {
         Ok((log, report)) => match Partition::lead(id, snapshot.node, log, partition.leader_epoch) {
             Ok(open) => {
                 let done = report.map_or(Done::Made(data_dir), |report| {
@@ -178,7 +182,7 @@ async fn open_log(
     shard: &Shard,
     snapshot: &Snapshot,
     opening: &Opening,
-    partition: &PartitionMetadata,
+    local: &LocalReplica,
     dir: &Path,
 ) -> Result<(Log<ShardDisk>, Option<RecoveryReport>), Failure> {
     let engine = engine(shard, opening.data_dir)?;
@@ -190,7 +194,7 @@ async fn open_log(
             return Err(Failure::new(ErrorCode::StorageFailed, message));
         }
     };
-    if !is_there && !partition.is_new {
+    if !is_there && !local.is_new {
         let message = format!(
             "{} is missing, although the log was made: was a disk swapped or a directory removed? Restore it, or \
              delete the topic",
@@ -199,11 +203,11 @@ async fn open_log(
         return Err(Failure::new(ErrorCode::PartitionOffline, message));
     }
     if !is_there {
-        let log = engine.create_log(dir, partition.log_id, opening.options).await;
+        let log = engine.create_log(dir, local.log_id, opening.options).await;
         return log.map(|log| (log, None)).map_err(|error| failures::of_open(&error));
     }
     let was_clean = snapshot.data_dir(opening.data_dir).was_clean;
-    let opened = engine.open_log(dir, partition.log_id, opening.options, was_clean).await;
+    let opened = engine.open_log(dir, local.log_id, opening.options, was_clean).await;
     opened.map(|(log, report)| (log, Some(report))).map_err(|error| failures::of_open(&error))
 }
 

@@ -150,6 +150,7 @@ async fn first_snapshot(
         match commands.recv_async().await {
             Ok(ShardCommand::Apply(snapshot)) => return Some(snapshot),
             Ok(ShardCommand::Stats(answer)) => answer.send(ShardStats::new(id)),
+            Ok(ShardCommand::IsrRefused { .. } | ShardCommand::Leave) => {}
             Ok(ShardCommand::Stop) | Err(_) => {
                 let _ = reports.send_async(ShardReport::Stopped { shard: id, unclean: Vec::new() }).await;
                 return None;
@@ -172,6 +173,8 @@ async fn obey(
                 let _ = snapshots.send_async(snapshot).await;
             }
             Ok(ShardCommand::Stats(answer)) => answer.send(stats::report(shard)),
+            // Without streams nothing was proposed, and nobody is to be told.
+            Ok(ShardCommand::IsrRefused { .. } | ShardCommand::Leave) => {}
             Ok(ShardCommand::Stop) => return,
             Err(_) => {
                 tracing::error!(shard = shard.id.0, "the control thread is gone; the shard stops");

@@ -64,7 +64,8 @@ impl Shard {
         let topic = find_topic(&snapshot, &of.topic)?;
         let partition = find_partition(topic, PartitionId(of.partition))?;
         let id = TopicPartition { topic: topic.id, partition: partition.id };
-        Ok(Place { id, shard: partition.shard })
+        let shard = partition.led_by(snapshot.node).ok_or(ErrorCode::NotLeader)?;
+        Ok(Place { id, shard })
     }
 
     /// The partition, if this shard serves it now.
@@ -86,7 +87,7 @@ impl Shard {
         }
         match self.snapshot.borrow().partition(id) {
             None => ErrorCode::UnknownTopicOrPartition.into(),
-            Some(place) if place.shard == self.id => {
+            Some(place) if place.local.as_ref().is_some_and(|local| local.shard == self.id) => {
                 Failure::new(ErrorCode::PartitionOffline, "the partition is being opened; try again soon")
             }
             Some(_) => ErrorCode::NotLeader.into(),
@@ -96,10 +97,10 @@ impl Shard {
     /// Refuses produce to a disk that is nearly full.
     pub(super) fn check_space(&self, id: TopicPartition) -> Result<(), Failure> {
         let snapshot = self.snapshot.borrow();
-        let Some(partition) = snapshot.partition(id) else { return Ok(()) };
-        match &snapshot.data_dir(partition.data_dir).state {
+        let Some(local) = snapshot.partition(id).and_then(|p| p.local.as_ref()) else { return Ok(()) };
+        match &snapshot.data_dir(local.data_dir).state {
             DataDirState::Full { free_bytes } => {
-                let path = snapshot.data_dir(partition.data_dir).path.display();
+                let path = snapshot.data_dir(local.data_dir).path.display();
                 let message = format!(
                     "{path} has {free_bytes} bytes free, less than data.free_bytes_min; delete records or topics, \
                      lower their retention, or add space; produce comes back by itself"
