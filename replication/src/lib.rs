@@ -29,7 +29,9 @@ mod leader;
 mod partition;
 mod progress;
 mod replica;
+pub mod stream;
 mod waiters;
+mod watch;
 
 pub use assignment::{Assignment, IsrProposal, Report, Role, Sighting};
 pub use errors::{DeleteRecordsError, EpochError, FetchError, ListOffsetsError, ProduceError};
@@ -37,3 +39,4 @@ pub use leader::{Action, Event, Leader, LeaderStart, ReplicaEnds};
 pub use partition::{Ack, Fetched, Partition, PartitionStats, ProduceChecks, Produced};
 pub use progress::Advanced;
 pub use replica::{NodeId, ReplicaId};
+pub use watch::{Watcher, Watchers, Watching};

@@ -133,25 +133,35 @@ impl Encoder {
     /// # Panics
     /// If the frame would pass 4 GiB.
     pub fn request<R: Request>(&mut self, out: &mut Vec<u8>, correlation_id: u32, request: &R) {
-        self.frame(out, R::API.number(), correlation_id, request);
+        let payload_bytes = request.payload_bytes();
+        self.frame(out, R::API.number(), correlation_id, payload_bytes, |builder| request.build(builder));
     }
 
     /// Appends prefix and head of the response to a request of kind `api` to `out`, as [`Encoder::request`].
     pub fn response<M: Message>(&mut self, out: &mut Vec<u8>, api: Api, correlation_id: u32, response: &M) {
-        self.frame(out, api.number(), correlation_id, response);
+        let payload_bytes = response.payload_bytes();
+        self.frame(out, api.number(), correlation_id, payload_bytes, |builder| response.build(builder));
     }
 
     /// Appends the response to a request that failed as a whole.
     pub fn failure(&mut self, out: &mut Vec<u8>, correlation_id: u32, failure: &Failure) {
-        self.frame(out, API_ERROR, correlation_id, &ErrorResponse { failure: failure.clone() });
+        let response = ErrorResponse { failure: failure.clone() };
+        self.frame(out, API_ERROR, correlation_id, 0, |builder| response.build(builder));
     }
 
-    fn frame<M: Message>(&mut self, out: &mut Vec<u8>, api: u16, correlation_id: u32, message: &M) {
+    pub(crate) fn frame(
+        &mut self,
+        out: &mut Vec<u8>,
+        api: u16,
+        correlation_id: u32,
+        payload_bytes: u64,
+        build: impl FnOnce(&mut Builder),
+    ) {
         self.builder.reset();
-        message.build(&mut self.builder);
+        build(&mut self.builder);
         let head = self.builder.finished_data();
         let head_bytes = u32::try_from(head.len()).expect("flatbuffers are smaller than 2 GiB");
-        let frame_bytes = FRAME_PREFIX_BYTES as u64 + u64::from(head_bytes) + message.payload_bytes();
+        let frame_bytes = FRAME_PREFIX_BYTES as u64 + u64::from(head_bytes) + payload_bytes;
         out.extend_from_slice(&FramePrefix { frame_bytes, head_bytes, correlation_id, api }.to_bytes());
         out.extend_from_slice(head);
         if head.len() > BUILDER_BYTES_KEPT_MAX {

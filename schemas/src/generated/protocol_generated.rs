@@ -319,6 +319,102 @@ impl<'a> ::flatbuffers::Verifiable for OffsetSpec {
 }
 
 impl ::flatbuffers::SimpleToVerifyInSlice for OffsetSpec {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_STREAM_ANSWER_KIND: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_STREAM_ANSWER_KIND: u8 = 3;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_STREAM_ANSWER_KIND: [StreamAnswerKind; 4] = [
+  StreamAnswerKind::Start,
+  StreamAnswerKind::EpochEnd,
+  StreamAnswerKind::Reset,
+  StreamAnswerKind::Refuse,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct StreamAnswerKind(pub u8);
+#[allow(non_upper_case_globals)]
+impl StreamAnswerKind {
+  /// Batches come, from `offset` on.
+  pub const Start: Self = Self(0);
+  /// The leadership `epoch` ended at `offset` in the leader's log: cut what lies beyond, ask again.
+  pub const EpochEnd: Self = Self(1);
+  /// The leader has nothing below `offset` any more: begin a new log there; batches come from there on.
+  pub const Reset: Self = Self(2);
+  /// Not here, or not in this epoch: see `error`. The stream has ended.
+  pub const Refuse: Self = Self(3);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Start,
+    Self::EpochEnd,
+    Self::Reset,
+    Self::Refuse,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Start => Some("Start"),
+      Self::EpochEnd => Some("EpochEnd"),
+      Self::Reset => Some("Reset"),
+      Self::Refuse => Some("Refuse"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for StreamAnswerKind {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for StreamAnswerKind {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for StreamAnswerKind {
+    type Output = StreamAnswerKind;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for StreamAnswerKind {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for StreamAnswerKind {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for StreamAnswerKind {}
 /// Random 128-bit identity of a topic: `high << 64 | low`, printed as 32 hex digits. A topic that is deleted and
 /// created again is another topic.
 // struct TopicId, aligned to 8
@@ -442,6 +538,806 @@ impl<'a> TopicId {
         &x_le as *const _ as *const u8,
         self.0[8..].as_mut_ptr(),
         ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// Random 128-bit identity of a log: `high << 64 | low`.
+// struct LogId, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct LogId(pub [u8; 16]);
+impl Default for LogId { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for LogId {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("LogId")
+      .field("low", &self.low())
+      .field("high", &self.high())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for LogId {}
+impl<'a> ::flatbuffers::Follow<'a> for LogId {
+  type Inner = &'a LogId;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a LogId>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a LogId {
+  type Inner = &'a LogId;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<LogId>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for LogId {
+    type Output = LogId;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const LogId as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for LogId {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> LogId {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    low: u64,
+    high: u64,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_low(low);
+    s.set_high(high);
+    s
+  }
+
+  pub fn low(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_low(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn high(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_high(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// Batches of one partition. Their bytes are in the payload.
+// struct StreamBatch, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct StreamBatch(pub [u8; 40]);
+impl Default for StreamBatch { 
+  fn default() -> Self { 
+    Self([0; 40])
+  }
+}
+impl ::core::fmt::Debug for StreamBatch {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("StreamBatch")
+      .field("base_offset", &self.base_offset())
+      .field("high_watermark", &self.high_watermark())
+      .field("log_start_offset", &self.log_start_offset())
+      .field("stream", &self.stream())
+      .field("leader_epoch", &self.leader_epoch())
+      .field("records_bytes", &self.records_bytes())
+      .field("reserved", &self.reserved())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for StreamBatch {}
+impl<'a> ::flatbuffers::Follow<'a> for StreamBatch {
+  type Inner = &'a StreamBatch;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a StreamBatch>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a StreamBatch {
+  type Inner = &'a StreamBatch;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<StreamBatch>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for StreamBatch {
+    type Output = StreamBatch;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const StreamBatch as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for StreamBatch {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> StreamBatch {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    base_offset: u64,
+    high_watermark: u64,
+    log_start_offset: u64,
+    stream: u32,
+    leader_epoch: u32,
+    records_bytes: u32,
+    reserved: u32,
+  ) -> Self {
+    let mut s = Self([0; 40]);
+    s.set_base_offset(base_offset);
+    s.set_high_watermark(high_watermark);
+    s.set_log_start_offset(log_start_offset);
+    s.set_stream(stream);
+    s.set_leader_epoch(leader_epoch);
+    s.set_records_bytes(records_bytes);
+    s.set_reserved(reserved);
+    s
+  }
+
+  pub fn base_offset(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_base_offset(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn high_watermark(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_high_watermark(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn log_start_offset(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_log_start_offset(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn stream(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[24..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_stream(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[24..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn leader_epoch(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[28..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_leader_epoch(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[28..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn records_bytes(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[32..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_records_bytes(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[32..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[36..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[36..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// Where a partition's high watermark and log start are.
+// struct StreamMark, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct StreamMark(pub [u8; 24]);
+impl Default for StreamMark { 
+  fn default() -> Self { 
+    Self([0; 24])
+  }
+}
+impl ::core::fmt::Debug for StreamMark {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("StreamMark")
+      .field("high_watermark", &self.high_watermark())
+      .field("log_start_offset", &self.log_start_offset())
+      .field("stream", &self.stream())
+      .field("leader_epoch", &self.leader_epoch())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for StreamMark {}
+impl<'a> ::flatbuffers::Follow<'a> for StreamMark {
+  type Inner = &'a StreamMark;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a StreamMark>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a StreamMark {
+  type Inner = &'a StreamMark;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<StreamMark>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for StreamMark {
+    type Output = StreamMark;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const StreamMark as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for StreamMark {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> StreamMark {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    high_watermark: u64,
+    log_start_offset: u64,
+    stream: u32,
+    leader_epoch: u32,
+  ) -> Self {
+    let mut s = Self([0; 24]);
+    s.set_high_watermark(high_watermark);
+    s.set_log_start_offset(log_start_offset);
+    s.set_stream(stream);
+    s.set_leader_epoch(leader_epoch);
+    s
+  }
+
+  pub fn high_watermark(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_high_watermark(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn log_start_offset(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_log_start_offset(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn stream(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_stream(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn leader_epoch(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[20..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_leader_epoch(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[20..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// How far a follower has a partition, as exclusive ends.
+// struct StreamReport, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct StreamReport(pub [u8; 24]);
+impl Default for StreamReport { 
+  fn default() -> Self { 
+    Self([0; 24])
+  }
+}
+impl ::core::fmt::Debug for StreamReport {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("StreamReport")
+      .field("written", &self.written())
+      .field("durable", &self.durable())
+      .field("stream", &self.stream())
+      .field("leader_epoch", &self.leader_epoch())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for StreamReport {}
+impl<'a> ::flatbuffers::Follow<'a> for StreamReport {
+  type Inner = &'a StreamReport;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a StreamReport>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a StreamReport {
+  type Inner = &'a StreamReport;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<StreamReport>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for StreamReport {
+    type Output = StreamReport;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const StreamReport as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for StreamReport {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> StreamReport {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    written: u64,
+    durable: u64,
+    stream: u32,
+    leader_epoch: u32,
+  ) -> Self {
+    let mut s = Self([0; 24]);
+    s.set_written(written);
+    s.set_durable(durable);
+    s.set_stream(stream);
+    s.set_leader_epoch(leader_epoch);
+    s
+  }
+
+  pub fn written(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_written(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn durable(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_durable(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn stream(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_stream(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn leader_epoch(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[20..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_leader_epoch(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[20..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
   }
@@ -7013,6 +7909,1835 @@ impl ::core::fmt::Debug for DescribeNodeResponse<'_> {
       ds.field("metadata_version", &self.metadata_version());
       ds.field("shards", &self.shards());
       ds.field("data_dirs", &self.data_dirs());
+      ds.finish()
+  }
+}
+pub enum StreamHelloOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// First message of the follower. The leader closes the connection if it is not the one that is meant.
+pub struct StreamHello<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamHello<'a> {
+  type Inner = StreamHello<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamHello<'a> {
+  pub const VT_PROTOCOL_VERSION_MIN: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PROTOCOL_VERSION_MAX: ::flatbuffers::VOffsetT = 6;
+  pub const VT_CLUSTER_ID: ::flatbuffers::VOffsetT = 8;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 12;
+  pub const VT_INCARNATION: ::flatbuffers::VOffsetT = 14;
+  pub const VT_TO_NODE: ::flatbuffers::VOffsetT = 16;
+  pub const VT_TO_SHARD: ::flatbuffers::VOffsetT = 18;
+  pub const VT_CREDIT_BYTES: ::flatbuffers::VOffsetT = 20;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamHello { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StreamHelloArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<StreamHello<'bldr>> {
+    let mut builder = StreamHelloBuilder::new(_fbb);
+    builder.add_credit_bytes(args.credit_bytes);
+    builder.add_incarnation(args.incarnation);
+    builder.add_to_node(args.to_node);
+    builder.add_node(args.node);
+    if let Some(x) = args.cluster_id { builder.add_cluster_id(x); }
+    builder.add_to_shard(args.to_shard);
+    builder.add_shard(args.shard);
+    builder.add_protocol_version_max(args.protocol_version_max);
+    builder.add_protocol_version_min(args.protocol_version_min);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn protocol_version_min(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(StreamHello::VT_PROTOCOL_VERSION_MIN, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn protocol_version_max(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(StreamHello::VT_PROTOCOL_VERSION_MAX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn cluster_id(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(StreamHello::VT_CLUSTER_ID, None)}
+  }
+  /// Who connects.
+  #[inline]
+  pub fn node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamHello::VT_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn shard(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(StreamHello::VT_SHARD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn incarnation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamHello::VT_INCARNATION, Some(0)).unwrap()}
+  }
+  /// Whom it wants to reach.
+  #[inline]
+  pub fn to_node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamHello::VT_TO_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn to_shard(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(StreamHello::VT_TO_SHARD, Some(0)).unwrap()}
+  }
+  /// Bytes of batches that the leader may send before the follower gives some back.
+  #[inline]
+  pub fn credit_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamHello::VT_CREDIT_BYTES, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for StreamHello<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("protocol_version_min", Self::VT_PROTOCOL_VERSION_MIN, false)?
+     .visit_field::<u16>("protocol_version_max", Self::VT_PROTOCOL_VERSION_MAX, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("cluster_id", Self::VT_CLUSTER_ID, false)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .visit_field::<u16>("shard", Self::VT_SHARD, false)?
+     .visit_field::<u64>("incarnation", Self::VT_INCARNATION, false)?
+     .visit_field::<u32>("to_node", Self::VT_TO_NODE, false)?
+     .visit_field::<u16>("to_shard", Self::VT_TO_SHARD, false)?
+     .visit_field::<u64>("credit_bytes", Self::VT_CREDIT_BYTES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamHelloArgs<'a> {
+    pub protocol_version_min: u16,
+    pub protocol_version_max: u16,
+    pub cluster_id: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub node: u32,
+    pub shard: u16,
+    pub incarnation: u64,
+    pub to_node: u32,
+    pub to_shard: u16,
+    pub credit_bytes: u64,
+}
+impl<'a> Default for StreamHelloArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    StreamHelloArgs {
+      protocol_version_min: 0,
+      protocol_version_max: 0,
+      cluster_id: None,
+      node: 0,
+      shard: 0,
+      incarnation: 0,
+      to_node: 0,
+      to_shard: 0,
+      credit_bytes: 0,
+    }
+  }
+}
+
+pub struct StreamHelloBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamHelloBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_protocol_version_min(&mut self, protocol_version_min: u16) {
+    self.fbb_.push_slot::<u16>(StreamHello::VT_PROTOCOL_VERSION_MIN, protocol_version_min, 0);
+  }
+  #[inline]
+  pub fn add_protocol_version_max(&mut self, protocol_version_max: u16) {
+    self.fbb_.push_slot::<u16>(StreamHello::VT_PROTOCOL_VERSION_MAX, protocol_version_max, 0);
+  }
+  #[inline]
+  pub fn add_cluster_id(&mut self, cluster_id: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StreamHello::VT_CLUSTER_ID, cluster_id);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot::<u32>(StreamHello::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_shard(&mut self, shard: u16) {
+    self.fbb_.push_slot::<u16>(StreamHello::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_incarnation(&mut self, incarnation: u64) {
+    self.fbb_.push_slot::<u64>(StreamHello::VT_INCARNATION, incarnation, 0);
+  }
+  #[inline]
+  pub fn add_to_node(&mut self, to_node: u32) {
+    self.fbb_.push_slot::<u32>(StreamHello::VT_TO_NODE, to_node, 0);
+  }
+  #[inline]
+  pub fn add_to_shard(&mut self, to_shard: u16) {
+    self.fbb_.push_slot::<u16>(StreamHello::VT_TO_SHARD, to_shard, 0);
+  }
+  #[inline]
+  pub fn add_credit_bytes(&mut self, credit_bytes: u64) {
+    self.fbb_.push_slot::<u64>(StreamHello::VT_CREDIT_BYTES, credit_bytes, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamHelloBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamHelloBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamHello<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamHello<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamHello");
+      ds.field("protocol_version_min", &self.protocol_version_min());
+      ds.field("protocol_version_max", &self.protocol_version_max());
+      ds.field("cluster_id", &self.cluster_id());
+      ds.field("node", &self.node());
+      ds.field("shard", &self.shard());
+      ds.field("incarnation", &self.incarnation());
+      ds.field("to_node", &self.to_node());
+      ds.field("to_shard", &self.to_shard());
+      ds.field("credit_bytes", &self.credit_bytes());
+      ds.finish()
+  }
+}
+pub enum StreamHelloAnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// First message of the leader. With an error the connection is closed.
+pub struct StreamHelloAnswer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamHelloAnswer<'a> {
+  type Inner = StreamHelloAnswer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamHelloAnswer<'a> {
+  pub const VT_ERROR: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MESSAGE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_PROTOCOL_VERSION: ::flatbuffers::VOffsetT = 8;
+  pub const VT_INCARNATION: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamHelloAnswer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StreamHelloAnswerArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<StreamHelloAnswer<'bldr>> {
+    let mut builder = StreamHelloAnswerBuilder::new(_fbb);
+    builder.add_incarnation(args.incarnation);
+    if let Some(x) = args.message { builder.add_message(x); }
+    builder.add_protocol_version(args.protocol_version);
+    builder.add_error(args.error);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn error(&self) -> ErrorCode {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ErrorCode>(StreamHelloAnswer::VT_ERROR, Some(ErrorCode::None)).unwrap()}
+  }
+  #[inline]
+  pub fn message(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(StreamHelloAnswer::VT_MESSAGE, None)}
+  }
+  #[inline]
+  pub fn protocol_version(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(StreamHelloAnswer::VT_PROTOCOL_VERSION, Some(0)).unwrap()}
+  }
+  /// Which start of the leader's node this is.
+  #[inline]
+  pub fn incarnation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamHelloAnswer::VT_INCARNATION, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for StreamHelloAnswer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<ErrorCode>("error", Self::VT_ERROR, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("message", Self::VT_MESSAGE, false)?
+     .visit_field::<u16>("protocol_version", Self::VT_PROTOCOL_VERSION, false)?
+     .visit_field::<u64>("incarnation", Self::VT_INCARNATION, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamHelloAnswerArgs<'a> {
+    pub error: ErrorCode,
+    pub message: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub protocol_version: u16,
+    pub incarnation: u64,
+}
+impl<'a> Default for StreamHelloAnswerArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    StreamHelloAnswerArgs {
+      error: ErrorCode::None,
+      message: None,
+      protocol_version: 0,
+      incarnation: 0,
+    }
+  }
+}
+
+pub struct StreamHelloAnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamHelloAnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_error(&mut self, error: ErrorCode) {
+    self.fbb_.push_slot::<ErrorCode>(StreamHelloAnswer::VT_ERROR, error, ErrorCode::None);
+  }
+  #[inline]
+  pub fn add_message(&mut self, message: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StreamHelloAnswer::VT_MESSAGE, message);
+  }
+  #[inline]
+  pub fn add_protocol_version(&mut self, protocol_version: u16) {
+    self.fbb_.push_slot::<u16>(StreamHelloAnswer::VT_PROTOCOL_VERSION, protocol_version, 0);
+  }
+  #[inline]
+  pub fn add_incarnation(&mut self, incarnation: u64) {
+    self.fbb_.push_slot::<u64>(StreamHelloAnswer::VT_INCARNATION, incarnation, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamHelloAnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamHelloAnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamHelloAnswer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamHelloAnswer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamHelloAnswer");
+      ds.field("error", &self.error());
+      ds.field("message", &self.message());
+      ds.field("protocol_version", &self.protocol_version());
+      ds.field("incarnation", &self.incarnation());
+      ds.finish()
+  }
+}
+pub enum StreamFollowOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// The follower wants the batches of a partition. Answered by a `StreamAnswer`; after EpochEnd it cuts its log and asks
+/// again, after Start and Reset the batches follow.
+pub struct StreamFollow<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamFollow<'a> {
+  type Inner = StreamFollow<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamFollow<'a> {
+  pub const VT_STREAM: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TOPIC_ID: ::flatbuffers::VOffsetT = 6;
+  pub const VT_PARTITION: ::flatbuffers::VOffsetT = 8;
+  pub const VT_LEADER_EPOCH: ::flatbuffers::VOffsetT = 10;
+  pub const VT_LOG_ID: ::flatbuffers::VOffsetT = 12;
+  pub const VT_NEWEST_EPOCH: ::flatbuffers::VOffsetT = 14;
+  pub const VT_LOG_START_OFFSET: ::flatbuffers::VOffsetT = 16;
+  pub const VT_LOG_END_OFFSET: ::flatbuffers::VOffsetT = 18;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamFollow { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StreamFollowArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<StreamFollow<'bldr>> {
+    let mut builder = StreamFollowBuilder::new(_fbb);
+    builder.add_log_end_offset(args.log_end_offset);
+    builder.add_log_start_offset(args.log_start_offset);
+    if let Some(x) = args.newest_epoch { builder.add_newest_epoch(x); }
+    if let Some(x) = args.log_id { builder.add_log_id(x); }
+    builder.add_leader_epoch(args.leader_epoch);
+    builder.add_partition(args.partition);
+    if let Some(x) = args.topic_id { builder.add_topic_id(x); }
+    builder.add_stream(args.stream);
+    builder.finish()
+  }
+
+
+  /// Chosen by the follower, new for each leadership that it follows; names the partition from now on.
+  #[inline]
+  pub fn stream(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamFollow::VT_STREAM, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn topic_id(&self) -> Option<&'a TopicId> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<TopicId>(StreamFollow::VT_TOPIC_ID, None)}
+  }
+  #[inline]
+  pub fn partition(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamFollow::VT_PARTITION, Some(0)).unwrap()}
+  }
+  /// The leadership that it follows.
+  #[inline]
+  pub fn leader_epoch(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamFollow::VT_LEADER_EPOCH, Some(0)).unwrap()}
+  }
+  /// Its log (with its node number: its replica).
+  #[inline]
+  pub fn log_id(&self) -> Option<&'a LogId> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<LogId>(StreamFollow::VT_LOG_ID, None)}
+  }
+  /// The newest leadership that has a batch in its log, if one has.
+  #[inline]
+  pub fn newest_epoch(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamFollow::VT_NEWEST_EPOCH, None)}
+  }
+  #[inline]
+  pub fn log_start_offset(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamFollow::VT_LOG_START_OFFSET, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn log_end_offset(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamFollow::VT_LOG_END_OFFSET, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for StreamFollow<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("stream", Self::VT_STREAM, false)?
+     .visit_field::<TopicId>("topic_id", Self::VT_TOPIC_ID, false)?
+     .visit_field::<u32>("partition", Self::VT_PARTITION, false)?
+     .visit_field::<u32>("leader_epoch", Self::VT_LEADER_EPOCH, false)?
+     .visit_field::<LogId>("log_id", Self::VT_LOG_ID, false)?
+     .visit_field::<u32>("newest_epoch", Self::VT_NEWEST_EPOCH, false)?
+     .visit_field::<u64>("log_start_offset", Self::VT_LOG_START_OFFSET, false)?
+     .visit_field::<u64>("log_end_offset", Self::VT_LOG_END_OFFSET, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamFollowArgs<'a> {
+    pub stream: u32,
+    pub topic_id: Option<&'a TopicId>,
+    pub partition: u32,
+    pub leader_epoch: u32,
+    pub log_id: Option<&'a LogId>,
+    pub newest_epoch: Option<u32>,
+    pub log_start_offset: u64,
+    pub log_end_offset: u64,
+}
+impl<'a> Default for StreamFollowArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    StreamFollowArgs {
+      stream: 0,
+      topic_id: None,
+      partition: 0,
+      leader_epoch: 0,
+      log_id: None,
+      newest_epoch: None,
+      log_start_offset: 0,
+      log_end_offset: 0,
+    }
+  }
+}
+
+pub struct StreamFollowBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamFollowBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_stream(&mut self, stream: u32) {
+    self.fbb_.push_slot::<u32>(StreamFollow::VT_STREAM, stream, 0);
+  }
+  #[inline]
+  pub fn add_topic_id(&mut self, topic_id: &TopicId) {
+    self.fbb_.push_slot_always::<&TopicId>(StreamFollow::VT_TOPIC_ID, topic_id);
+  }
+  #[inline]
+  pub fn add_partition(&mut self, partition: u32) {
+    self.fbb_.push_slot::<u32>(StreamFollow::VT_PARTITION, partition, 0);
+  }
+  #[inline]
+  pub fn add_leader_epoch(&mut self, leader_epoch: u32) {
+    self.fbb_.push_slot::<u32>(StreamFollow::VT_LEADER_EPOCH, leader_epoch, 0);
+  }
+  #[inline]
+  pub fn add_log_id(&mut self, log_id: &LogId) {
+    self.fbb_.push_slot_always::<&LogId>(StreamFollow::VT_LOG_ID, log_id);
+  }
+  #[inline]
+  pub fn add_newest_epoch(&mut self, newest_epoch: u32) {
+    self.fbb_.push_slot_always::<u32>(StreamFollow::VT_NEWEST_EPOCH, newest_epoch);
+  }
+  #[inline]
+  pub fn add_log_start_offset(&mut self, log_start_offset: u64) {
+    self.fbb_.push_slot::<u64>(StreamFollow::VT_LOG_START_OFFSET, log_start_offset, 0);
+  }
+  #[inline]
+  pub fn add_log_end_offset(&mut self, log_end_offset: u64) {
+    self.fbb_.push_slot::<u64>(StreamFollow::VT_LOG_END_OFFSET, log_end_offset, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamFollowBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamFollowBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamFollow<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamFollow<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamFollow");
+      ds.field("stream", &self.stream());
+      ds.field("topic_id", &self.topic_id());
+      ds.field("partition", &self.partition());
+      ds.field("leader_epoch", &self.leader_epoch());
+      ds.field("log_id", &self.log_id());
+      ds.field("newest_epoch", &self.newest_epoch());
+      ds.field("log_start_offset", &self.log_start_offset());
+      ds.field("log_end_offset", &self.log_end_offset());
+      ds.finish()
+  }
+}
+pub enum StreamFollowsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct StreamFollows<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamFollows<'a> {
+  type Inner = StreamFollows<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamFollows<'a> {
+  pub const VT_FOLLOWS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamFollows { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StreamFollowsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<StreamFollows<'bldr>> {
+    let mut builder = StreamFollowsBuilder::new(_fbb);
+    if let Some(x) = args.follows { builder.add_follows(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn follows(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<StreamFollow<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<StreamFollow>>>>(StreamFollows::VT_FOLLOWS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for StreamFollows<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<StreamFollow>>>>("follows", Self::VT_FOLLOWS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamFollowsArgs<'a> {
+    pub follows: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<StreamFollow<'a>>>>>,
+}
+impl<'a> Default for StreamFollowsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    StreamFollowsArgs {
+      follows: None,
+    }
+  }
+}
+
+pub struct StreamFollowsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamFollowsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_follows(&mut self, follows: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<StreamFollow<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StreamFollows::VT_FOLLOWS, follows);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamFollowsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamFollowsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamFollows<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamFollows<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamFollows");
+      ds.field("follows", &self.follows());
+      ds.finish()
+  }
+}
+pub enum StreamAnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct StreamAnswer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamAnswer<'a> {
+  type Inner = StreamAnswer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamAnswer<'a> {
+  pub const VT_STREAM: ::flatbuffers::VOffsetT = 4;
+  pub const VT_LEADER_EPOCH: ::flatbuffers::VOffsetT = 6;
+  pub const VT_KIND: ::flatbuffers::VOffsetT = 8;
+  pub const VT_OFFSET: ::flatbuffers::VOffsetT = 10;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 12;
+  pub const VT_HIGH_WATERMARK: ::flatbuffers::VOffsetT = 14;
+  pub const VT_LOG_START_OFFSET: ::flatbuffers::VOffsetT = 16;
+  pub const VT_ERROR: ::flatbuffers::VOffsetT = 18;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamAnswer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StreamAnswerArgs
+  ) -> ::flatbuffers::WIPOffset<StreamAnswer<'bldr>> {
+    let mut builder = StreamAnswerBuilder::new(_fbb);
+    builder.add_log_start_offset(args.log_start_offset);
+    builder.add_high_watermark(args.high_watermark);
+    builder.add_offset(args.offset);
+    if let Some(x) = args.epoch { builder.add_epoch(x); }
+    builder.add_leader_epoch(args.leader_epoch);
+    builder.add_stream(args.stream);
+    builder.add_error(args.error);
+    builder.add_kind(args.kind);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn stream(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamAnswer::VT_STREAM, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn leader_epoch(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamAnswer::VT_LEADER_EPOCH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn kind(&self) -> StreamAnswerKind {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<StreamAnswerKind>(StreamAnswer::VT_KIND, Some(StreamAnswerKind::Start)).unwrap()}
+  }
+  #[inline]
+  pub fn offset(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamAnswer::VT_OFFSET, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn epoch(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamAnswer::VT_EPOCH, None)}
+  }
+  #[inline]
+  pub fn high_watermark(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamAnswer::VT_HIGH_WATERMARK, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn log_start_offset(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamAnswer::VT_LOG_START_OFFSET, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn error(&self) -> ErrorCode {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ErrorCode>(StreamAnswer::VT_ERROR, Some(ErrorCode::None)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for StreamAnswer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("stream", Self::VT_STREAM, false)?
+     .visit_field::<u32>("leader_epoch", Self::VT_LEADER_EPOCH, false)?
+     .visit_field::<StreamAnswerKind>("kind", Self::VT_KIND, false)?
+     .visit_field::<u64>("offset", Self::VT_OFFSET, false)?
+     .visit_field::<u32>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<u64>("high_watermark", Self::VT_HIGH_WATERMARK, false)?
+     .visit_field::<u64>("log_start_offset", Self::VT_LOG_START_OFFSET, false)?
+     .visit_field::<ErrorCode>("error", Self::VT_ERROR, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamAnswerArgs {
+    pub stream: u32,
+    pub leader_epoch: u32,
+    pub kind: StreamAnswerKind,
+    pub offset: u64,
+    pub epoch: Option<u32>,
+    pub high_watermark: u64,
+    pub log_start_offset: u64,
+    pub error: ErrorCode,
+}
+impl<'a> Default for StreamAnswerArgs {
+  #[inline]
+  fn default() -> Self {
+    StreamAnswerArgs {
+      stream: 0,
+      leader_epoch: 0,
+      kind: StreamAnswerKind::Start,
+      offset: 0,
+      epoch: None,
+      high_watermark: 0,
+      log_start_offset: 0,
+      error: ErrorCode::None,
+    }
+  }
+}
+
+pub struct StreamAnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamAnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_stream(&mut self, stream: u32) {
+    self.fbb_.push_slot::<u32>(StreamAnswer::VT_STREAM, stream, 0);
+  }
+  #[inline]
+  pub fn add_leader_epoch(&mut self, leader_epoch: u32) {
+    self.fbb_.push_slot::<u32>(StreamAnswer::VT_LEADER_EPOCH, leader_epoch, 0);
+  }
+  #[inline]
+  pub fn add_kind(&mut self, kind: StreamAnswerKind) {
+    self.fbb_.push_slot::<StreamAnswerKind>(StreamAnswer::VT_KIND, kind, StreamAnswerKind::Start);
+  }
+  #[inline]
+  pub fn add_offset(&mut self, offset: u64) {
+    self.fbb_.push_slot::<u64>(StreamAnswer::VT_OFFSET, offset, 0);
+  }
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u32) {
+    self.fbb_.push_slot_always::<u32>(StreamAnswer::VT_EPOCH, epoch);
+  }
+  #[inline]
+  pub fn add_high_watermark(&mut self, high_watermark: u64) {
+    self.fbb_.push_slot::<u64>(StreamAnswer::VT_HIGH_WATERMARK, high_watermark, 0);
+  }
+  #[inline]
+  pub fn add_log_start_offset(&mut self, log_start_offset: u64) {
+    self.fbb_.push_slot::<u64>(StreamAnswer::VT_LOG_START_OFFSET, log_start_offset, 0);
+  }
+  #[inline]
+  pub fn add_error(&mut self, error: ErrorCode) {
+    self.fbb_.push_slot::<ErrorCode>(StreamAnswer::VT_ERROR, error, ErrorCode::None);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamAnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamAnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamAnswer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamAnswer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamAnswer");
+      ds.field("stream", &self.stream());
+      ds.field("leader_epoch", &self.leader_epoch());
+      ds.field("kind", &self.kind());
+      ds.field("offset", &self.offset());
+      ds.field("epoch", &self.epoch());
+      ds.field("high_watermark", &self.high_watermark());
+      ds.field("log_start_offset", &self.log_start_offset());
+      ds.field("error", &self.error());
+      ds.finish()
+  }
+}
+pub enum StreamAnswersOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct StreamAnswers<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamAnswers<'a> {
+  type Inner = StreamAnswers<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamAnswers<'a> {
+  pub const VT_ANSWERS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamAnswers { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StreamAnswersArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<StreamAnswers<'bldr>> {
+    let mut builder = StreamAnswersBuilder::new(_fbb);
+    if let Some(x) = args.answers { builder.add_answers(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn answers(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<StreamAnswer<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<StreamAnswer>>>>(StreamAnswers::VT_ANSWERS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for StreamAnswers<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<StreamAnswer>>>>("answers", Self::VT_ANSWERS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamAnswersArgs<'a> {
+    pub answers: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<StreamAnswer<'a>>>>>,
+}
+impl<'a> Default for StreamAnswersArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    StreamAnswersArgs {
+      answers: None,
+    }
+  }
+}
+
+pub struct StreamAnswersBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamAnswersBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_answers(&mut self, answers: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<StreamAnswer<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StreamAnswers::VT_ANSWERS, answers);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamAnswersBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamAnswersBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamAnswers<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamAnswers<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamAnswers");
+      ds.field("answers", &self.answers());
+      ds.finish()
+  }
+}
+pub enum StreamBatchesOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Payload: the batches of all entries, in their order.
+pub struct StreamBatches<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamBatches<'a> {
+  type Inner = StreamBatches<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamBatches<'a> {
+  pub const VT_BATCHES: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamBatches { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StreamBatchesArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<StreamBatches<'bldr>> {
+    let mut builder = StreamBatchesBuilder::new(_fbb);
+    if let Some(x) = args.batches { builder.add_batches(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn batches(&self) -> Option<::flatbuffers::Vector<'a, StreamBatch>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, StreamBatch>>>(StreamBatches::VT_BATCHES, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for StreamBatches<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, StreamBatch>>>("batches", Self::VT_BATCHES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamBatchesArgs<'a> {
+    pub batches: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, StreamBatch>>>,
+}
+impl<'a> Default for StreamBatchesArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    StreamBatchesArgs {
+      batches: None,
+    }
+  }
+}
+
+pub struct StreamBatchesBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamBatchesBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_batches(&mut self, batches: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , StreamBatch>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StreamBatches::VT_BATCHES, batches);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamBatchesBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamBatchesBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamBatches<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamBatches<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamBatches");
+      ds.field("batches", &self.batches());
+      ds.finish()
+  }
+}
+pub enum StreamMarksOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Marks that moved without batches. Without any: a sign of life.
+pub struct StreamMarks<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamMarks<'a> {
+  type Inner = StreamMarks<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamMarks<'a> {
+  pub const VT_MARKS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamMarks { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StreamMarksArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<StreamMarks<'bldr>> {
+    let mut builder = StreamMarksBuilder::new(_fbb);
+    if let Some(x) = args.marks { builder.add_marks(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn marks(&self) -> Option<::flatbuffers::Vector<'a, StreamMark>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, StreamMark>>>(StreamMarks::VT_MARKS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for StreamMarks<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, StreamMark>>>("marks", Self::VT_MARKS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamMarksArgs<'a> {
+    pub marks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, StreamMark>>>,
+}
+impl<'a> Default for StreamMarksArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    StreamMarksArgs {
+      marks: None,
+    }
+  }
+}
+
+pub struct StreamMarksBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamMarksBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_marks(&mut self, marks: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , StreamMark>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StreamMarks::VT_MARKS, marks);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamMarksBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamMarksBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamMarks<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamMarks<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamMarks");
+      ds.field("marks", &self.marks());
+      ds.finish()
+  }
+}
+pub enum StreamReportsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Ends that moved, and credit for bytes that were taken in. Without any: a sign of life.
+pub struct StreamReports<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamReports<'a> {
+  type Inner = StreamReports<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamReports<'a> {
+  pub const VT_REPORTS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CREDIT_BYTES: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamReports { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StreamReportsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<StreamReports<'bldr>> {
+    let mut builder = StreamReportsBuilder::new(_fbb);
+    builder.add_credit_bytes(args.credit_bytes);
+    if let Some(x) = args.reports { builder.add_reports(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn reports(&self) -> Option<::flatbuffers::Vector<'a, StreamReport>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, StreamReport>>>(StreamReports::VT_REPORTS, None)}
+  }
+  #[inline]
+  pub fn credit_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamReports::VT_CREDIT_BYTES, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for StreamReports<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, StreamReport>>>("reports", Self::VT_REPORTS, false)?
+     .visit_field::<u64>("credit_bytes", Self::VT_CREDIT_BYTES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamReportsArgs<'a> {
+    pub reports: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, StreamReport>>>,
+    pub credit_bytes: u64,
+}
+impl<'a> Default for StreamReportsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    StreamReportsArgs {
+      reports: None,
+      credit_bytes: 0,
+    }
+  }
+}
+
+pub struct StreamReportsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamReportsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_reports(&mut self, reports: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , StreamReport>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StreamReports::VT_REPORTS, reports);
+  }
+  #[inline]
+  pub fn add_credit_bytes(&mut self, credit_bytes: u64) {
+    self.fbb_.push_slot::<u64>(StreamReports::VT_CREDIT_BYTES, credit_bytes, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamReportsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamReportsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamReports<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamReports<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamReports");
+      ds.field("reports", &self.reports());
+      ds.field("credit_bytes", &self.credit_bytes());
+      ds.finish()
+  }
+}
+pub enum StreamUnfollowOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// The follower wants nothing more of these streams.
+pub struct StreamUnfollow<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamUnfollow<'a> {
+  type Inner = StreamUnfollow<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamUnfollow<'a> {
+  pub const VT_STREAMS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamUnfollow { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StreamUnfollowArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<StreamUnfollow<'bldr>> {
+    let mut builder = StreamUnfollowBuilder::new(_fbb);
+    if let Some(x) = args.streams { builder.add_streams(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn streams(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(StreamUnfollow::VT_STREAMS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for StreamUnfollow<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("streams", Self::VT_STREAMS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamUnfollowArgs<'a> {
+    pub streams: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+}
+impl<'a> Default for StreamUnfollowArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    StreamUnfollowArgs {
+      streams: None,
+    }
+  }
+}
+
+pub struct StreamUnfollowBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamUnfollowBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_streams(&mut self, streams: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StreamUnfollow::VT_STREAMS, streams);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamUnfollowBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamUnfollowBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamUnfollow<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamUnfollow<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamUnfollow");
+      ds.field("streams", &self.streams());
+      ds.finish()
+  }
+}
+pub enum StreamLeaveOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// The follower's node stops: it is not waited for any more, in none of the streams.
+pub struct StreamLeave<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamLeave<'a> {
+  type Inner = StreamLeave<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamLeave<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamLeave { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args StreamLeaveArgs
+  ) -> ::flatbuffers::WIPOffset<StreamLeave<'bldr>> {
+    let mut builder = StreamLeaveBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for StreamLeave<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamLeaveArgs {
+}
+impl<'a> Default for StreamLeaveArgs {
+  #[inline]
+  fn default() -> Self {
+    StreamLeaveArgs {
+    }
+  }
+}
+
+pub struct StreamLeaveBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamLeaveBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamLeaveBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamLeaveBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamLeave<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamLeave<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamLeave");
+      ds.finish()
+  }
+}
+pub enum StreamReadRangeOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Wants a range of a partition's log, to mend one's own. Any replica answers, from what is committed.
+pub struct StreamReadRange<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamReadRange<'a> {
+  type Inner = StreamReadRange<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamReadRange<'a> {
+  pub const VT_REQUEST: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TOPIC_ID: ::flatbuffers::VOffsetT = 6;
+  pub const VT_PARTITION: ::flatbuffers::VOffsetT = 8;
+  pub const VT_FROM_OFFSET: ::flatbuffers::VOffsetT = 10;
+  pub const VT_END_OFFSET: ::flatbuffers::VOffsetT = 12;
+  pub const VT_BYTES_MAX: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamReadRange { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StreamReadRangeArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<StreamReadRange<'bldr>> {
+    let mut builder = StreamReadRangeBuilder::new(_fbb);
+    builder.add_end_offset(args.end_offset);
+    builder.add_from_offset(args.from_offset);
+    builder.add_bytes_max(args.bytes_max);
+    builder.add_partition(args.partition);
+    if let Some(x) = args.topic_id { builder.add_topic_id(x); }
+    builder.add_request(args.request);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn request(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamReadRange::VT_REQUEST, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn topic_id(&self) -> Option<&'a TopicId> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<TopicId>(StreamReadRange::VT_TOPIC_ID, None)}
+  }
+  #[inline]
+  pub fn partition(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamReadRange::VT_PARTITION, Some(0)).unwrap()}
+  }
+  /// Offsets [from, end); whole batches come, the first may begin before `from`.
+  #[inline]
+  pub fn from_offset(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamReadRange::VT_FROM_OFFSET, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn end_offset(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamReadRange::VT_END_OFFSET, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn bytes_max(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamReadRange::VT_BYTES_MAX, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for StreamReadRange<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("request", Self::VT_REQUEST, false)?
+     .visit_field::<TopicId>("topic_id", Self::VT_TOPIC_ID, false)?
+     .visit_field::<u32>("partition", Self::VT_PARTITION, false)?
+     .visit_field::<u64>("from_offset", Self::VT_FROM_OFFSET, false)?
+     .visit_field::<u64>("end_offset", Self::VT_END_OFFSET, false)?
+     .visit_field::<u32>("bytes_max", Self::VT_BYTES_MAX, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamReadRangeArgs<'a> {
+    pub request: u32,
+    pub topic_id: Option<&'a TopicId>,
+    pub partition: u32,
+    pub from_offset: u64,
+    pub end_offset: u64,
+    pub bytes_max: u32,
+}
+impl<'a> Default for StreamReadRangeArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    StreamReadRangeArgs {
+      request: 0,
+      topic_id: None,
+      partition: 0,
+      from_offset: 0,
+      end_offset: 0,
+      bytes_max: 0,
+    }
+  }
+}
+
+pub struct StreamReadRangeBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamReadRangeBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_request(&mut self, request: u32) {
+    self.fbb_.push_slot::<u32>(StreamReadRange::VT_REQUEST, request, 0);
+  }
+  #[inline]
+  pub fn add_topic_id(&mut self, topic_id: &TopicId) {
+    self.fbb_.push_slot_always::<&TopicId>(StreamReadRange::VT_TOPIC_ID, topic_id);
+  }
+  #[inline]
+  pub fn add_partition(&mut self, partition: u32) {
+    self.fbb_.push_slot::<u32>(StreamReadRange::VT_PARTITION, partition, 0);
+  }
+  #[inline]
+  pub fn add_from_offset(&mut self, from_offset: u64) {
+    self.fbb_.push_slot::<u64>(StreamReadRange::VT_FROM_OFFSET, from_offset, 0);
+  }
+  #[inline]
+  pub fn add_end_offset(&mut self, end_offset: u64) {
+    self.fbb_.push_slot::<u64>(StreamReadRange::VT_END_OFFSET, end_offset, 0);
+  }
+  #[inline]
+  pub fn add_bytes_max(&mut self, bytes_max: u32) {
+    self.fbb_.push_slot::<u32>(StreamReadRange::VT_BYTES_MAX, bytes_max, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamReadRangeBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamReadRangeBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamReadRange<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamReadRange<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamReadRange");
+      ds.field("request", &self.request());
+      ds.field("topic_id", &self.topic_id());
+      ds.field("partition", &self.partition());
+      ds.field("from_offset", &self.from_offset());
+      ds.field("end_offset", &self.end_offset());
+      ds.field("bytes_max", &self.bytes_max());
+      ds.finish()
+  }
+}
+pub enum StreamRangeOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Payload: whole batches.
+pub struct StreamRange<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StreamRange<'a> {
+  type Inner = StreamRange<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StreamRange<'a> {
+  pub const VT_REQUEST: ::flatbuffers::VOffsetT = 4;
+  pub const VT_ERROR: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NEXT_OFFSET: ::flatbuffers::VOffsetT = 8;
+  pub const VT_RECORDS_BYTES: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StreamRange { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StreamRangeArgs
+  ) -> ::flatbuffers::WIPOffset<StreamRange<'bldr>> {
+    let mut builder = StreamRangeBuilder::new(_fbb);
+    builder.add_next_offset(args.next_offset);
+    builder.add_records_bytes(args.records_bytes);
+    builder.add_request(args.request);
+    builder.add_error(args.error);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn request(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamRange::VT_REQUEST, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn error(&self) -> ErrorCode {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ErrorCode>(StreamRange::VT_ERROR, Some(ErrorCode::None)).unwrap()}
+  }
+  /// Where to ask on; `end_offset` of the request if that is all.
+  #[inline]
+  pub fn next_offset(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamRange::VT_NEXT_OFFSET, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn records_bytes(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StreamRange::VT_RECORDS_BYTES, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for StreamRange<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("request", Self::VT_REQUEST, false)?
+     .visit_field::<ErrorCode>("error", Self::VT_ERROR, false)?
+     .visit_field::<u64>("next_offset", Self::VT_NEXT_OFFSET, false)?
+     .visit_field::<u32>("records_bytes", Self::VT_RECORDS_BYTES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StreamRangeArgs {
+    pub request: u32,
+    pub error: ErrorCode,
+    pub next_offset: u64,
+    pub records_bytes: u32,
+}
+impl<'a> Default for StreamRangeArgs {
+  #[inline]
+  fn default() -> Self {
+    StreamRangeArgs {
+      request: 0,
+      error: ErrorCode::None,
+      next_offset: 0,
+      records_bytes: 0,
+    }
+  }
+}
+
+pub struct StreamRangeBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamRangeBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_request(&mut self, request: u32) {
+    self.fbb_.push_slot::<u32>(StreamRange::VT_REQUEST, request, 0);
+  }
+  #[inline]
+  pub fn add_error(&mut self, error: ErrorCode) {
+    self.fbb_.push_slot::<ErrorCode>(StreamRange::VT_ERROR, error, ErrorCode::None);
+  }
+  #[inline]
+  pub fn add_next_offset(&mut self, next_offset: u64) {
+    self.fbb_.push_slot::<u64>(StreamRange::VT_NEXT_OFFSET, next_offset, 0);
+  }
+  #[inline]
+  pub fn add_records_bytes(&mut self, records_bytes: u32) {
+    self.fbb_.push_slot::<u32>(StreamRange::VT_RECORDS_BYTES, records_bytes, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StreamRangeBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StreamRangeBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StreamRange<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StreamRange<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StreamRange");
+      ds.field("request", &self.request());
+      ds.field("error", &self.error());
+      ds.field("next_offset", &self.next_offset());
+      ds.field("records_bytes", &self.records_bytes());
       ds.finish()
   }
 }

@@ -17,6 +17,7 @@ mod metadata;
 mod node;
 mod offsets;
 mod produce;
+mod replication;
 mod topics;
 
 pub use fetch::{FetchPartition, FetchPartitionResult, FetchRequest, FetchResponse};
@@ -30,6 +31,11 @@ pub use offsets::{
     ListOffsetsRequest, ListOffsetsResponse, OffsetSpec,
 };
 pub use produce::{Acks, ProducePartition, ProduceRequest, ProduceResponse, Produced};
+pub use replication::{
+    STREAM_ENTRIES_MAX, STREAM_FRAME_LIMITS, STREAM_VERSION, STREAM_VERSION_MIN, StreamAnswer, StreamBatch,
+    StreamFollow, StreamHello, StreamHelloAnswer, StreamMark, StreamMessage, StreamRange, StreamReadRange,
+    StreamReport, StreamVerdict,
+};
 pub use topics::{
     AlterTopicOptionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
     DescribeTopicsRequest, DescribeTopicsResponse, ListTopicsRequest, ListTopicsResponse, NewTopic,
