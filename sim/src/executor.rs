@@ -3,15 +3,18 @@
 //! Owns: the tasks, the ready list, the events of virtual time, the random stream, the trace.
 //! Invariant: time passes only when no task is ready; then the earliest event fires (equal times: first made,
 //! first fired). Which ready task runs next is drawn from the seed.
+//! Groups: the tasks of one simulated process. A group can be killed (its tasks are dropped) and paused (they are
+//! not polled, whoever wakes them, as after SIGSTOP); tasks outside go on.
 //! A failing run prints its seed; the same seed gives the same trace (`trace_hash`).
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -30,16 +33,34 @@ type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
 /// Runs tasks. Dropping it drops all of them.
 pub struct Executor(Handle);
 
+/// The tasks of one simulated process. Number 0 is everything outside of such.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Group(pub u64);
+
 /// What tasks may use of their executor: spawning, time, chance. Cheap to clone.
 #[derive(Clone)]
-pub struct Handle(Rc<Core>);
+pub struct Handle {
+    core: Rc<Core>,
+    /// Where it spawns.
+    group: Group,
+}
+
+struct RunningTask {
+    future: LocalFuture,
+    waker: Arc<TaskWaker>,
+}
 
 struct Core {
     seed: u64,
     random: RefCell<Pcg64>,
     now_us: Cell<u64>,
-    tasks: RefCell<BTreeMap<u64, LocalFuture>>,
+    tasks: RefCell<BTreeMap<u64, RunningTask>>,
     next_task: Cell<u64>,
+    next_group: Cell<u64>,
+    /// Groups that are paused, and their tasks that asked to be polled meanwhile.
+    paused: RefCell<BTreeMap<Group, Vec<Arc<TaskWaker>>>>,
+    /// Groups that were killed while one of their tasks ran.
+    killed: RefCell<BTreeSet<Group>>,
     ready: Arc<Ready>,
     events: RefCell<BinaryHeap<Reverse<Event>>>,
     next_event: Cell<u64>,
@@ -49,13 +70,12 @@ struct Core {
 
 /// Tasks that asked to be polled. Behind a lock only because wakers must be `Send`.
 #[derive(Default)]
-struct Ready(Mutex<Vec<u64>>);
+struct Ready(Mutex<Vec<Arc<TaskWaker>>>);
 
 impl Ready {
-    fn add(&self, task: u64) {
-        let mut tasks = self.0.lock().expect("nobody panics while holding it");
-        if !tasks.contains(&task) {
-            tasks.push(task);
+    fn add(&self, task: &Arc<TaskWaker>) {
+        if !task.queued.swap(true, Ordering::Relaxed) {
+            self.0.lock().expect("nobody panics while holding it").push(task.clone());
         }
     }
 
@@ -63,23 +83,34 @@ impl Ready {
         self.0.lock().expect("nobody panics while holding it").len()
     }
 
-    fn take(&self, at: usize) -> u64 {
-        self.0.lock().expect("nobody panics while holding it").remove(at)
+    fn take(&self, at: usize) -> Arc<TaskWaker> {
+        let task = self.0.lock().expect("nobody panics while holding it").remove(at);
+        task.queued.store(false, Ordering::Relaxed);
+        task
     }
 
     fn clear(&self) {
-        self.0.lock().expect("nobody panics while holding it").clear();
+        for task in self.0.lock().expect("nobody panics while holding it").drain(..) {
+            task.queued.store(false, Ordering::Relaxed);
+        }
     }
 }
 
 struct TaskWaker {
     task: u64,
+    group: Group,
+    /// Stands in the ready list.
+    queued: AtomicBool,
     ready: Arc<Ready>,
 }
 
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
-        self.ready.add(self.task);
+        self.ready.add(&self);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ready.add(self);
     }
 }
 
@@ -127,18 +158,22 @@ impl fmt::Write for Trace {
 impl Executor {
     /// An executor whose choices follow from `seed`.
     pub fn new(seed: u64) -> Self {
-        Self(Handle(Rc::new(Core {
+        let core = Rc::new(Core {
             seed,
             random: RefCell::new(Pcg64::seed_from_u64(seed)),
             now_us: Cell::new(0),
             tasks: RefCell::default(),
             next_task: Cell::new(MAIN + 1),
+            next_group: Cell::new(1),
+            paused: RefCell::default(),
+            killed: RefCell::default(),
             ready: Arc::default(),
             events: RefCell::default(),
             next_event: Cell::new(0),
             steps: Cell::new(0),
             trace: RefCell::new(Trace { hash: 0xcbf2_9ce4_8422_2325, lines: None }),
-        })))
+        });
+        Self(Handle { core, group: Group::default() })
     }
 
     /// For the tasks and devices that run here.
@@ -165,22 +200,23 @@ impl Executor {
     /// Runs everything until `future` is ready, or `stop` says so (looked at after every step), or nothing is
     /// left to run. In the last two cases: `None`, and the future is dropped.
     pub fn run_until_or<F: Future>(&self, future: F, stop: impl Fn() -> bool) -> Option<F::Output> {
-        let core = &self.0.0;
-        let waker = Waker::from(Arc::new(TaskWaker { task: MAIN, ready: core.ready.clone() }));
+        let core = &self.0.core;
+        let main = core.waker(MAIN, Group::default());
+        let waker = Waker::from(main.clone());
         let mut context = Context::from_waker(&waker);
         let mut future = pin!(future);
-        core.ready.add(MAIN);
+        core.ready.add(&main);
         loop {
             if stop() {
                 return None;
             }
             match core.next_step() {
-                Step::Task(MAIN) => {
+                Step::Task(task) if task.task == MAIN => {
                     if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
                         return Some(output);
                     }
                 }
-                Step::Task(task) => core.poll(task),
+                Step::Task(task) => core.poll(&task),
                 Step::Event => {}
                 Step::Nothing => return None,
             }
@@ -194,12 +230,12 @@ impl Executor {
 
     /// Drops all tasks and events, as a kill of the process does. Time and chance go on.
     pub fn kill(&self) {
-        self.0.0.clear();
+        self.0.core.clear();
     }
 
     /// The seed that it was made with.
     pub fn seed(&self) -> u64 {
-        self.0.0.seed
+        self.0.core.seed
     }
 
     /// Virtual time since the start, in microseconds.
@@ -209,60 +245,86 @@ impl Executor {
 
     /// Tasks that have not ended.
     pub fn tasks(&self) -> usize {
-        self.0.0.tasks.borrow().len()
+        self.0.core.tasks.borrow().len()
     }
 
     /// Hash over the whole trace so far: equal seeds give equal hashes.
     pub fn trace_hash(&self) -> u64 {
-        self.0.0.trace.borrow().hash
+        self.0.core.trace.borrow().hash
     }
 
     /// Keeps the lines of the trace from now on, for looking at one seed.
     pub fn keep_trace(&self) {
-        self.0.0.trace.borrow_mut().lines.get_or_insert_default();
+        self.0.core.trace.borrow_mut().lines.get_or_insert_default();
     }
 
     /// The lines since [`Executor::keep_trace`].
     pub fn trace(&self) -> Vec<String> {
-        self.0.0.trace.borrow().lines.clone().unwrap_or_default()
+        self.0.core.trace.borrow().lines.clone().unwrap_or_default()
     }
 }
 
 impl Drop for Executor {
     fn drop(&mut self) {
         // Tasks and events hold handles, which hold the core: break the circle.
-        self.0.0.clear();
+        self.0.core.clear();
     }
 }
 
 enum Step {
-    Task(u64),
+    Task(Arc<TaskWaker>),
     Event,
     Nothing,
 }
 
 impl Core {
-    fn next_step(&self) -> Step {
-        self.steps.set(self.steps.get() + 1);
-        assert!(self.steps.get() < STEPS_MAX, "seed {}: no end after {STEPS_MAX} steps", self.seed);
-        let ready = self.ready.len();
-        if ready > 0 {
-            let at = self.random.borrow_mut().random_range(0..ready);
-            return Step::Task(self.ready.take(at));
-        }
-        let Some(Reverse(event)) = self.events.borrow_mut().pop() else { return Step::Nothing };
-        self.now_us.set(event.at_us.max(self.now_us.get()));
-        (event.action)();
-        Step::Event
+    fn waker(&self, task: u64, group: Group) -> Arc<TaskWaker> {
+        Arc::new(TaskWaker { task, group, queued: AtomicBool::new(false), ready: self.ready.clone() })
     }
 
-    fn poll(&self, task: u64) {
-        // Taken out, so that a task may spawn and kill while it runs.
-        let Some(mut future) = self.tasks.borrow_mut().remove(&task) else { return };
-        let waker = Waker::from(Arc::new(TaskWaker { task, ready: self.ready.clone() }));
-        if future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
-            self.tasks.borrow_mut().insert(task, future);
+    fn next_step(&self) -> Step {
+        loop {
+            self.steps.set(self.steps.get() + 1);
+            assert!(self.steps.get() < STEPS_MAX, "seed {}: no end after {STEPS_MAX} steps", self.seed);
+            let ready = self.ready.len();
+            if ready > 0 {
+                let at = self.random.borrow_mut().random_range(0..ready);
+                let task = self.ready.take(at);
+                match self.paused.borrow_mut().get_mut(&task.group) {
+                    Some(parked) => parked.push(task),
+                    None => return Step::Task(task),
+                }
+                continue;
+            }
+            let Some(Reverse(event)) = self.events.borrow_mut().pop() else { return Step::Nothing };
+            self.now_us.set(event.at_us.max(self.now_us.get()));
+            (event.action)();
+            return Step::Event;
         }
+    }
+
+    fn poll(&self, task: &Arc<TaskWaker>) {
+        // Taken out, so that a task may spawn and kill while it runs.
+        let Some(mut running) = self.tasks.borrow_mut().remove(&task.task) else { return };
+        let waker = Waker::from(running.waker.clone());
+        let is_pending = running.future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending();
+        let is_killed = !self.killed.borrow().is_empty() && self.killed.borrow().contains(&task.group);
+        if is_pending && !is_killed {
+            self.tasks.borrow_mut().insert(task.task, running);
+        }
+    }
+
+    fn kill(&self, group: Group) {
+        // A killed group never lives again, so nothing of it is let in later.
+        self.killed.borrow_mut().insert(group);
+        self.paused.borrow_mut().remove(&group);
+        let dead: Vec<RunningTask> = {
+            let mut tasks = self.tasks.borrow_mut();
+            let numbers: Vec<u64> =
+                tasks.iter().filter(|(_, task)| task.waker.group == group).map(|(number, _)| *number).collect();
+            numbers.iter().filter_map(|number| tasks.remove(number)).collect()
+        };
+        drop(dead);
     }
 
     fn clear(&self) {
@@ -271,11 +333,12 @@ impl Core {
         let events = std::mem::take(&mut *self.events.borrow_mut());
         drop(events);
         self.ready.clear();
+        self.paused.borrow_mut().clear();
     }
 }
 
 impl Handle {
-    /// Starts a task; it runs on when the [`Task`] is dropped.
+    /// Starts a task in the group of this handle; it runs on when the [`Task`] is dropped.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         let outcome = Rc::new(Outcome { value: RefCell::new(None), waker: RefCell::new(None) });
         let report = outcome.clone();
@@ -286,16 +349,54 @@ impl Handle {
                 waker.wake();
             }
         });
-        let task = self.0.next_task.get();
-        self.0.next_task.set(task + 1);
-        self.0.tasks.borrow_mut().insert(task, body);
-        self.0.ready.add(task);
-        Task { outcome, task, core: Rc::downgrade(&self.0) }
+        let task = self.core.next_task.get();
+        self.core.next_task.set(task + 1);
+        if !self.core.killed.borrow().contains(&self.group) {
+            let waker = self.core.waker(task, self.group);
+            self.core.ready.add(&waker);
+            self.core.tasks.borrow_mut().insert(task, RunningTask { future: body, waker });
+        }
+        Task { outcome, task, core: Rc::downgrade(&self.core) }
+    }
+
+    /// A handle that spawns into a new group.
+    #[must_use]
+    pub fn new_group(&self) -> Self {
+        let group = self.core.next_group.get();
+        self.core.next_group.set(group + 1);
+        Self { core: self.core.clone(), group: Group(group) }
+    }
+
+    /// Where it spawns.
+    pub fn group(&self) -> Group {
+        self.group
+    }
+
+    /// Drops all tasks of a group, as a kill of its process does; it never runs anything again.
+    ///
+    /// # Panics
+    /// If it is the group of everything outside.
+    pub fn kill_group(&self, group: Group) {
+        assert!(group != Group::default(), "what is outside of all processes cannot be killed");
+        self.core.kill(group);
+    }
+
+    /// Stops polling a group's tasks, as SIGSTOP does.
+    pub fn pause_group(&self, group: Group) {
+        self.core.paused.borrow_mut().entry(group).or_default();
+    }
+
+    /// Polls them again.
+    pub fn resume_group(&self, group: Group) {
+        let parked = self.core.paused.borrow_mut().remove(&group);
+        for task in parked.into_iter().flatten() {
+            self.core.ready.add(&task);
+        }
     }
 
     /// Virtual time since the start, in microseconds.
     pub fn now_us(&self) -> u64 {
-        self.0.now_us.get()
+        self.core.now_us.get()
     }
 
     /// Ready after `duration` of virtual time.
@@ -331,9 +432,9 @@ impl Handle {
 
     /// Calls `action` at a virtual time (now, if that is past).
     pub fn at(&self, at_us: u64, action: impl FnOnce() + 'static) {
-        let number = self.0.next_event.get();
-        self.0.next_event.set(number + 1);
-        self.0.events.borrow_mut().push(Reverse(Event { at_us, number, action: Box::new(action) }));
+        let number = self.core.next_event.get();
+        self.core.next_event.set(number + 1);
+        self.core.events.borrow_mut().push(Reverse(Event { at_us, number, action: Box::new(action) }));
     }
 
     /// A number of `[start, end)`, from the seed.
@@ -341,7 +442,7 @@ impl Handle {
     /// # Panics
     /// If the range is empty.
     pub fn random(&self, range: std::ops::Range<u64>) -> u64 {
-        self.0.random.borrow_mut().random_range(range)
+        self.core.random.borrow_mut().random_range(range)
     }
 
     /// True once in `times`, from the seed.
@@ -352,7 +453,7 @@ impl Handle {
     /// Adds a line to the trace, with the time.
     pub fn note(&self, line: fmt::Arguments<'_>) {
         use fmt::Write;
-        let mut trace = self.0.trace.borrow_mut();
+        let mut trace = self.core.trace.borrow_mut();
         let now_us = self.now_us();
         writeln!(trace, "{now_us} {line}").expect("hashing never fails");
         if let Some(lines) = &mut trace.lines {
@@ -475,5 +576,32 @@ mod tests {
         assert_eq!(Rc::strong_count(&alive), 2);
         executor.kill();
         assert_eq!(Rc::strong_count(&alive), 1);
+    }
+
+    #[test]
+    fn a_paused_group_stands_still_and_catches_up_and_a_killed_one_never_comes_back() {
+        let executor = Executor::new(3);
+        let outside = executor.handle();
+        let process = outside.new_group();
+        let turns = Rc::new(Cell::new(0));
+        let (counted, clock) = (turns.clone(), process.clone());
+        process.spawn(async move {
+            loop {
+                clock.sleep(Duration::from_millis(1)).await;
+                counted.set(counted.get() + 1);
+            }
+        });
+        executor.run_until(outside.sleep(Duration::from_micros(3500)));
+        assert_eq!(turns.get(), 3);
+        outside.pause_group(process.group());
+        executor.run_until(outside.sleep(Duration::from_millis(10)));
+        assert_eq!(turns.get(), 3, "stopped");
+        outside.resume_group(process.group());
+        executor.run_until(outside.sleep(Duration::from_millis(2)));
+        assert_eq!(turns.get(), 5, "the sleep that was due, and one more");
+        outside.kill_group(process.group());
+        let late = process.spawn(async {});
+        executor.run_until(outside.sleep(Duration::from_millis(10)));
+        assert_eq!((turns.get(), executor.tasks(), late.is_finished()), (5, 0, false));
     }
 }
