@@ -320,8 +320,11 @@ impl Core {
         self.paused.borrow_mut().remove(&group);
         let dead: Vec<RunningTask> = {
             let mut tasks = self.tasks.borrow_mut();
-            let numbers: Vec<u64> =
-                tasks.iter().filter(|(_, task)| task.waker.group == group).map(|(number, _)| *number).collect();
+            let numbers: Vec<u64> = tasks
+                .iter()
+                .filter(|(_, task)| task.waker.group == group)
+                .map(|(number, _)| *number)
+                .collect();
             numbers.iter().filter_map(|number| tasks.remove(number)).collect()
         };
         drop(dead);

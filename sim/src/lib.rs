@@ -1,9 +1,12 @@
-//! Simulation: engine code on a seeded executor and a disk that forgets, tears, rots and fills up.
+//! Simulation: engine and replication code on a seeded executor, with disks that forget, tear, rot and fill up,
+//! networks that delay, cut and reset, and a coordination service that goes away.
 //!
 //! Invariant: one seed, one run. All chance comes from the executor's random stream, time is virtual, and
 //! nothing looks at a real clock, thread or file.
-//! Used by `engine/tests/` and, later, by the simulated cluster.
+//! Used by `engine/tests/` (executor and disk), and by the simulated cluster. The [`checker`] is pure and also judges
+//! the tests on real processes.
 
+pub mod checker;
 pub mod disk;
 pub mod executor;
 
