@@ -21,6 +21,15 @@ pub struct ServeArgs {
     /// Address of shard 0; shard i listens on PORT + i. Port 0 picks a free range of ports and prints it.
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
+    /// Number of this node in its cluster.
+    #[arg(long, value_name = "NUMBER")]
+    pub node_id: Option<String>,
+    /// Servers of the ZooKeeper ensemble: this node is one of a cluster.
+    #[arg(long, value_name = "HOST:PORT,..")]
+    pub zookeeper: Option<String>,
+    /// Address of shard 0 for the other nodes' replication streams; shard i listens on PORT + i.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub replication_listen: Option<String>,
     /// Address of metrics and health.
     #[arg(long, value_name = "HOST:PORT")]
     pub http: Option<String>,
@@ -38,6 +47,9 @@ pub fn run(args: ServeArgs) -> CliResult {
     }
     let flags = [
         ("listen.address", args.listen, "--listen"),
+        ("node.id", args.node_id, "--node-id"),
+        ("zookeeper.connect", args.zookeeper, "--zookeeper"),
+        ("replication.address", args.replication_listen, "--replication-listen"),
         ("http.address", args.http, "--http"),
         ("cores.data", args.cores, "--cores"),
     ];

@@ -6,10 +6,10 @@ use std::path::{Component, Path};
 
 use corelog_engine::log::CleanupPolicy;
 
+use super::Config;
 use super::keys;
 use super::source::{Origin, Problem};
 use super::value::{HostPort, Value};
-use super::{Config, HttpConfig, ListenConfig};
 use crate::control::options::Flush;
 
 /// Head and framing around the batches of a produce request; generous.
@@ -23,7 +23,8 @@ pub fn batch_fits_frame(batch_bytes_max: u64, frame_bytes_max: u32) -> bool {
 /// All contradictions of a configuration, each at the place of the key to change.
 pub fn contradictions(config: &Config) -> Vec<Problem> {
     let mut found = Found { config, problems: Vec::new() };
-    found.addresses(&config.listen, &config.http);
+    found.addresses();
+    found.zookeeper();
     found.cores();
     found.sizes();
     found.topics();
@@ -31,31 +32,52 @@ pub fn contradictions(config: &Config) -> Vec<Problem> {
     found.problems
 }
 
-/// Ports that shards and HTTP would share, once the number of shards is known.
+/// Ports that two listeners would share, once the number of shards is known.
 pub fn port_conflict(config: &Config, shards: u16) -> Option<String> {
-    let (listen, http) = (&config.listen.address, &config.http.address);
-    if listen.port == 0 {
-        return None;
-    }
-    let end = u32::from(listen.port) + u32::from(shards);
-    if end > 65_536 {
+    let shards = u32::from(shards);
+    let Config { listen, replication, http, .. } = config;
+    let range = |key, address: &HostPort, count: u32| {
+        let first = u32::from(address.port);
+        (address.port != 0).then(|| Ports { key, address: address.clone(), first, end: first + count })
+    };
+    let ranges = [
+        range("listen.address", &listen.address, shards),
+        config.zookeeper.as_ref().and_then(|_| range("replication.address", &replication.address, shards)),
+        http.enabled.then(|| range("http.address", &http.address, 1)).flatten(),
+    ];
+    let ranges: Vec<Ports> = ranges.into_iter().flatten().collect();
+    if let Some(Ports { key, first, end, .. }) = ranges.iter().find(|ports| ports.end > 65_536) {
         return Some(format!(
-            "listen.address: {shards} shards need the ports {} to {}, and there is none above 65535; choose a lower \
+            "{key}: {shards} shards need the ports {first} to {}, and there is none above 65535; choose a lower \
              port, or fewer cores.data",
-            listen.port,
             end - 1
         ));
     }
-    let is_taken = (u32::from(listen.port)..end).contains(&u32::from(http.port));
-    (config.http.enabled && is_taken && overlap(listen, http)).then(|| {
-        format!(
-            "http.address: port {} belongs to shard {} (shards listen on {} to {}); choose another one",
-            http.port,
-            http.port - listen.port,
-            listen.port,
-            end - 1
-        )
-    })
+    for (number, later) in ranges.iter().enumerate() {
+        for earlier in &ranges[..number] {
+            let is_shared = later.first < earlier.end && earlier.first < later.end;
+            if is_shared && overlap(&earlier.address, &later.address) {
+                let port = later.first.max(earlier.first);
+                return Some(format!(
+                    "{}: port {port} belongs to shard {} of {} (shards listen on {} to {}); choose another one",
+                    later.key,
+                    port - earlier.first,
+                    earlier.key,
+                    earlier.first,
+                    earlier.end - 1
+                ));
+            }
+        }
+    }
+    None
+}
+
+/// Ports of one listener: one for each shard.
+struct Ports {
+    key: &'static str,
+    address: HostPort,
+    first: u32,
+    end: u32,
 }
 
 fn overlap(a: &HostPort, b: &HostPort) -> bool {
@@ -83,10 +105,14 @@ impl Found<'_> {
         default != Some(self.config.values.get(key).0.to_string().as_str())
     }
 
-    fn addresses(&mut self, listen: &ListenConfig, http: &HttpConfig) {
-        let open = [("listen", &listen.address, listen.insecure), ("http", &http.address, http.insecure)];
-        for (section, address, insecure) in open {
-            let is_used = section == "listen" || http.enabled;
+    fn addresses(&mut self) {
+        let Config { listen, http, replication, .. } = self.config;
+        let open = [
+            ("listen", &listen.address, listen.insecure, true),
+            ("replication", &replication.address, replication.insecure, self.config.zookeeper.is_some()),
+            ("http", &http.address, http.insecure, http.enabled),
+        ];
+        for (section, address, insecure, is_used) in open {
             if is_used && !address.is_loopback() && !insecure {
                 let text = format!(
                     "{section}.address: other machines can reach {address}, and there is no authentication or \
@@ -95,18 +121,71 @@ impl Found<'_> {
                 self.at(&[&format!("{section}.address")], text);
             }
         }
-        if listen.address.is_wildcard() && listen.advertised_host.is_none() {
-            let text = format!(
-                "listen.address: clients cannot connect to {}; set listen.advertised_host to the name or address \
-                 under which they reach this machine",
-                listen.address.host
-            );
-            self.at(&["listen.address"], text);
+        let advertised = [
+            ("listen", "clients", &listen.address, &listen.advertised_host, true),
+            (
+                "replication",
+                "other nodes",
+                &replication.address,
+                &replication.advertised_host,
+                self.config.zookeeper.is_some(),
+            ),
+        ];
+        for (section, who, address, host, is_used) in advertised {
+            if is_used && address.is_wildcard() && host.is_none() {
+                let text = format!(
+                    "{section}.address: {who} cannot connect to {}; set {section}.advertised_host to the name or \
+                     address under which they reach this machine",
+                    address.host
+                );
+                self.at(&[&format!("{section}.address")], text);
+            }
         }
         if let Some(cores) = &self.config.cores.data
             && let Some(text) = port_conflict(self.config, u16::try_from(cores.len()).unwrap_or(u16::MAX))
         {
-            self.at(&["http.address", "listen.address", "cores.data"], text);
+            self.at(&["http.address", "replication.address", "listen.address", "cores.data"], text);
+        }
+    }
+
+    fn zookeeper(&mut self) {
+        let set = |key: &str| self.config.values.is_set(key);
+        let pairs = [
+            ("zookeeper.user", "zookeeper.password_file"),
+            ("zookeeper.tls_certificate_file", "zookeeper.tls_key_file"),
+        ];
+        let alone = pairs.into_iter().filter_map(|(a, b)| match (set(a), set(b)) {
+            (true, false) => Some((a, b)),
+            (false, true) => Some((b, a)),
+            _ => None,
+        });
+        let alone: Vec<_> = alone.collect();
+        for (key, missing) in alone {
+            self.at(&[key], format!("{key}: has no meaning alone; set {missing} as well"));
+        }
+        let Some(zookeeper) = &self.config.zookeeper else {
+            return;
+        };
+        for server in zookeeper.connect.split(',') {
+            let problem = match HostPort::parse(server.trim()) {
+                Ok(address) if address.port > 0 => continue,
+                Ok(_) => format!("{server:?} has port 0; ZooKeeper usually listens on 2181"),
+                Err(problem) => problem,
+            };
+            self.at(&["zookeeper.connect"], format!("zookeeper.connect: {problem}"));
+        }
+        let root = &zookeeper.root;
+        let is_plain = |part: &str| {
+            !part.is_empty()
+                && part != "."
+                && part != ".."
+                && part.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        if !root.strip_prefix('/').is_some_and(|parts| parts.split('/').all(is_plain)) {
+            let text = format!(
+                "zookeeper.root: {root:?} is no path of a znode; write one like /corelog, without a slash at its end"
+            );
+            self.at(&["zookeeper.root"], text);
         }
     }
 

@@ -39,6 +39,15 @@ impl Key {
 pub const SECTIONS: &[(&str, &str)] = &[
     ("node", "Who this node is."),
     ("listen", "Where clients connect: shard i listens on the port of `listen.address` plus i."),
+    (
+        "zookeeper",
+        "The coordination service of a cluster. Without it this node is alone and keeps its metadata itself.",
+    ),
+    ("replication", "How the replicas of partitions on several nodes are kept in step."),
+    (
+        "controller",
+        "How the cluster is kept in balance; the node that is the controller uses its own values.",
+    ),
     ("http", "Metrics and health, for machines that watch: /metrics, /livez, /readyz."),
     ("data", "Where data lies: one directory per disk."),
     ("cores", "Which CPU cores do what."),
@@ -86,6 +95,68 @@ const OWN_KEYS: &[Key] = keys! {
             "Allows an address that other machines reach. There is no authentication and no encryption yet: whoever \
              connects may read, write and delete everything.",
             "Only in a network that you trust.";
+    }
+    zookeeper {
+        connect: Kind::Text { bytes_max: 4096 }, "",
+            "Servers of the ZooKeeper ensemble, as HOST:PORT,HOST:PORT. Empty: no cluster; the metadata lie in the first data directory.",
+            "To make this node the first of a cluster (its topics are carried over), or to let it join one.";
+        root: Kind::Text { bytes_max: 255 }, "/corelog",
+            "The znode below which everything of this cluster lies. Must be the same on all nodes.",
+            "When several clusters share an ensemble.";
+        session_timeout: Kind::Millis { min: 1_000, max: 60_000, or: Or::Nothing }, "6s",
+            "A node that ZooKeeper has not heard from for this long is taken for dead; one that cannot reach ZooKeeper for \
+             this long stops acks=1 and reads. A process that was killed is found out sooner, by its broken connections.",
+            "Lower it to replace silent nodes sooner, at the risk of replacing slow ones. The ensemble may impose bounds.";
+        user: Kind::Text { bytes_max: 255 }, "",
+            "User that this node authenticates as (SASL digest). Empty: none.",
+            "When the ensemble wants authentication.";
+        password_file: Kind::Text { bytes_max: 4096 }, "",
+            "Path of a file that holds the user's password.",
+            "Together with zookeeper.user; keep the file readable for the server alone.";
+        tls: Kind::Flag, "false",
+            "Whether the connection to ZooKeeper is encrypted.",
+            "When the ensemble has a secureClientPort, whose port zookeeper.connect then names.";
+        tls_ca_file: Kind::Text { bytes_max: 4096 }, "",
+            "Path of a PEM file with the certificates that vouch for the ensemble. Empty: those that browsers trust.",
+            "When the ensemble's certificates are signed by an authority of your own.";
+        tls_certificate_file: Kind::Text { bytes_max: 4096 }, "",
+            "Path of a PEM file with this node's certificate. Empty: none is shown.",
+            "When the ensemble wants certificates of its clients.";
+        tls_key_file: Kind::Text { bytes_max: 4096 }, "",
+            "Path of a PEM file with the key of that certificate.",
+            "Together with zookeeper.tls_certificate_file.";
+    }
+    replication {
+        address: Kind::Address, "127.0.0.1:9800",
+            "Where the other nodes' streams connect: shard i listens on the port plus i. Port 0 takes any free range. Not used \
+             without zookeeper.connect.",
+            "In a cluster: an address that the other nodes reach, on a network that only they reach.";
+        advertised_host: Kind::Text { bytes_max: 253 }, "",
+            "Name or address that the other nodes connect to. Empty: the host of replication.address.",
+            "When they reach this machine under another name.";
+        insecure: Kind::Flag, "false",
+            "Allows an address that other machines reach. There is no authentication and no encryption yet: whoever \
+             connects may read everything.",
+            "Only in a network that you trust.";
+        lag_max: Kind::Millis { min: 100, max: 3_600_000, or: Or::Nothing }, "10s",
+            "A follower that is connected and has not caught up with the leader's end for this long leaves the ISR: acks=all \
+             waits for it no longer.",
+            "Lower it to bound the latency that a slow follower causes; raise it where followers stall and come back.";
+        disconnect_max: Kind::Millis { min: 0, max: 3_600_000, or: Or::Nothing }, "1s",
+            "A follower without a connection leaves the ISR after this long.",
+            "Raise it on a network that drops connections; lower it to let producers wait less for dead followers.";
+        catch_up_bytes_per_second: Kind::Bytes { min: 1 << 16, max: 1 << 40, or: Or::Unlimited }, "none",
+            "How fast one shard sends old records, from its disks, to followers that are far behind.",
+            "When catching up disturbs producers and consumers more than they can bear.";
+        scrub_bytes_per_second: Kind::Bytes { min: 0, max: 1 << 40, or: Or::Nothing }, "4MiB",
+            "How fast one shard reads its sealed segments in the background to find damage. 0B: not at all.",
+            "Raise it to find damage sooner: all sealed data should be read within some weeks.";
+    }
+    controller {
+        balance_delay: Kind::Millis { min: 0, max: 86_400_000, or: Or::Unlimited }, "30s",
+            "Leadership goes back to the preferred replicas once they have been in sync for this long. \"none\": only on \
+             `corelog cluster rebalance`.",
+            "Raise it where nodes come and go often.";
     }
     http {
         enabled: Kind::Flag, "true",
@@ -159,6 +230,10 @@ const OWN_KEYS: &[Key] = keys! {
         partitions: Kind::Count { min: 1, max: 100_000 }, "1",
             "Partitions of a topic that is created without a number of them.",
             "When most of your topics want more.";
+        replicas: Kind::Count { min: 0, max: 15 }, "0",
+            "Replicas of each partition of a topic that is created without a number of them. 0: three, or as many as there \
+             are nodes.",
+            "When most of your topics want more, or fewer.";
         auto_create: Kind::Flag, "false",
             "Whether a produce to a topic that does not exist creates it.",
             "For trying things out. In production a misspelt name then becomes a topic.";

@@ -11,8 +11,8 @@ use super::keys::{self, Key};
 use super::source::{self, FILE_BYTES_MAX, Origin, Problem, Setting, nearest};
 use super::value::{HostPort, Raw, Value};
 use super::{
-    Config, CoresConfig, DataConfig, HttpConfig, LimitsConfig, ListenConfig, LogConfig, LogFormat,
-    NodeConfig, TopicConfig, TuningConfig,
+    Config, ControllerConfig, CoresConfig, DataConfig, HttpConfig, LimitsConfig, ListenConfig, LogConfig,
+    LogFormat, NodeConfig, ReplicationConfig, TopicConfig, TuningConfig, ZooKeeperConfig, ZooKeeperTls,
 };
 use crate::control::options::{TOPIC_OPTIONS, TopicOptions};
 use crate::control::snapshot::NodeId;
@@ -119,9 +119,13 @@ impl Values {
         self.value(key).to_string()
     }
 
+    /// A text, unless it is empty.
+    fn word(&self, key: &str) -> Option<String> {
+        Some(self.text(key)).filter(|text| !text.is_empty())
+    }
+
     fn path(&self, key: &str) -> Option<PathBuf> {
-        let text = self.text(key);
-        if text.is_empty() { None } else { Some(PathBuf::from(text)) }
+        self.word(key).map(PathBuf::from)
     }
 
     fn address(&self, key: &str) -> HostPort {
@@ -210,6 +214,20 @@ fn unknown_key(keys: &[Key], key: &str) -> String {
     }
 }
 
+fn zookeeper(values: &Values) -> Option<ZooKeeperConfig> {
+    let tls = ZooKeeperTls {
+        ca_file: values.path("zookeeper.tls_ca_file"),
+        identity: values.path("zookeeper.tls_certificate_file").zip(values.path("zookeeper.tls_key_file")),
+    };
+    Some(ZooKeeperConfig {
+        connect: values.word("zookeeper.connect")?,
+        root: values.text("zookeeper.root"),
+        session_timeout_ms: values.number("zookeeper.session_timeout"),
+        user: values.word("zookeeper.user").zip(values.path("zookeeper.password_file")),
+        tls: values.flag("zookeeper.tls").then_some(tls),
+    })
+}
+
 fn build(values: Values) -> Config {
     let mut options = TopicOptions::default();
     for key in TOPIC_OPTIONS {
@@ -220,14 +238,24 @@ fn build(values: Values) -> Config {
         other => panic!("data.dirs holds {other:?}, not paths"),
     };
     let format = if values.text("log.format") == "json" { LogFormat::Json } else { LogFormat::Human };
-    let advertised_host = Some(values.text("listen.advertised_host")).filter(|host| !host.is_empty());
     Config {
         node: NodeConfig { id: NodeId(values.count("node.id")), rack: values.text("node.rack") },
         listen: ListenConfig {
             address: values.address("listen.address"),
-            advertised_host,
+            advertised_host: values.word("listen.advertised_host"),
             insecure: values.flag("listen.insecure"),
         },
+        zookeeper: zookeeper(&values),
+        replication: ReplicationConfig {
+            address: values.address("replication.address"),
+            advertised_host: values.word("replication.advertised_host"),
+            insecure: values.flag("replication.insecure"),
+            lag_max_ms: values.number("replication.lag_max"),
+            disconnect_max_ms: values.number("replication.disconnect_max"),
+            catch_up_bytes_per_second: values.limit("replication.catch_up_bytes_per_second"),
+            scrub_bytes_per_second: values.number("replication.scrub_bytes_per_second"),
+        },
+        controller: ControllerConfig { balance_delay_ms: values.limit("controller.balance_delay") },
         http: HttpConfig {
             enabled: values.flag("http.enabled"),
             address: values.address("http.address"),
@@ -253,6 +281,7 @@ fn build(values: Values) -> Config {
         },
         topic: TopicConfig {
             partitions: values.count("topic.partitions"),
+            replicas: Some(values.count("topic.replicas")).filter(|replicas| *replicas > 0),
             auto_create: values.flag("topic.auto_create"),
             options,
         },

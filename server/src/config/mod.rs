@@ -32,6 +32,12 @@ pub struct Config {
     pub node: NodeConfig,
     /// `[listen]`
     pub listen: ListenConfig,
+    /// `[zookeeper]`; `None`: this node is alone.
+    pub zookeeper: Option<ZooKeeperConfig>,
+    /// `[replication]`
+    pub replication: ReplicationConfig,
+    /// `[controller]`
+    pub controller: ControllerConfig,
     /// `[http]`
     pub http: HttpConfig,
     /// `[data]`
@@ -77,6 +83,63 @@ impl ListenConfig {
     pub fn advertised_host(&self) -> &str {
         self.advertised_host.as_deref().unwrap_or(&self.address.host)
     }
+}
+
+/// The coordination service of a cluster.
+#[derive(Clone, Debug)]
+pub struct ZooKeeperConfig {
+    /// `HOST:PORT,HOST:PORT`
+    pub connect: String,
+    /// The znode below which everything lies; begins with a slash.
+    pub root: String,
+    /// Session timeout that is asked for.
+    pub session_timeout_ms: u64,
+    /// User and the file of the password.
+    pub user: Option<(String, PathBuf)>,
+    /// Encryption, if wanted.
+    pub tls: Option<ZooKeeperTls>,
+}
+
+/// How the connection to ZooKeeper is encrypted.
+#[derive(Clone, Debug)]
+pub struct ZooKeeperTls {
+    /// Certificates that vouch for the ensemble; `None`: the usual authorities.
+    pub ca_file: Option<PathBuf>,
+    /// This node's certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// How replicas are kept in step.
+#[derive(Clone, Debug)]
+pub struct ReplicationConfig {
+    /// Address of shard 0's streams.
+    pub address: HostPort,
+    /// What other nodes are told; `None`: the host of `address`.
+    pub advertised_host: Option<String>,
+    /// Whether other machines may reach it.
+    pub insecure: bool,
+    /// A connected follower leaves the ISR after so long behind.
+    pub lag_max_ms: u64,
+    /// A follower without a connection leaves the ISR after this.
+    pub disconnect_max_ms: u64,
+    /// Cold bytes sent to followers by one shard. `None`: no limit.
+    pub catch_up_bytes_per_second: Option<u64>,
+    /// Bytes that one shard scrubs; 0: none.
+    pub scrub_bytes_per_second: u64,
+}
+
+impl ReplicationConfig {
+    /// The host that other nodes are told.
+    pub fn advertised_host(&self) -> &str {
+        self.advertised_host.as_deref().unwrap_or(&self.address.host)
+    }
+}
+
+/// How the cluster is kept in balance.
+#[derive(Clone, Copy, Debug)]
+pub struct ControllerConfig {
+    /// How long a preferred replica is in sync before it leads again. `None`: only when asked.
+    pub balance_delay_ms: Option<u64>,
 }
 
 /// Metrics and health.
@@ -138,6 +201,8 @@ pub struct LimitsConfig {
 pub struct TopicConfig {
     /// Number of partitions.
     pub partitions: u32,
+    /// Replicas of each; `None`: three, or as many as there are nodes.
+    pub replicas: Option<u16>,
     /// Whether produce creates topics.
     pub auto_create: bool,
     /// Options.

@@ -97,6 +97,19 @@ fn contradictions_are_found() {
     check("[listen]\naddress = \"10.0.0.1:9700\"\n", &["listen.insecure = true"]);
     check("[listen]\naddress = \"0.0.0.0:9700\"\ninsecure = true\n", &["listen.advertised_host"]);
     check("[http]\naddress = \"[::]:9690\"\n", &["http.insecure = true"]);
+    check(
+        "[zookeeper]\nconnect = \"z:2181\"\n[replication]\naddress = \"10.0.0.1:1\"\n",
+        &["replication.insecure"],
+    );
+    check(
+        "[zookeeper]\nconnect = \"z:2181, y\"\nroot = \"/a/\"\n",
+        &["\"y\" is no address", "no path of a znode"],
+    );
+    check("[zookeeper]\nuser = \"u\"\n", &["set zookeeper.password_file as well"]);
+    check(
+        "[cores]\ndata = [1, 2]\n[zookeeper]\nconnect = \"z:1\"\n[replication]\naddress = \"127.0.0.1:9701\"\n",
+        &["belongs to shard 1 of listen.address"],
+    );
     check("[topic]\nbatch_bytes_max = \"100MiB\"\n", &["raise limits.frame_bytes_max"]);
     check("[limits]\nin_flight_bytes_max = \"1MiB\"\n", &["less than one frame"]);
     check("[memory]\nper_shard = \"16MiB\"\n", &["does not hold two frames"]);

@@ -44,6 +44,8 @@ pub struct TopicOptions {
     pub timestamp_type: TimestampType,
     /// What happens to old records.
     pub cleanup_policy: CleanupPolicy,
+    /// Fewer replicas in sync: `acks = all` is refused. 0: see [`TopicOptions::min_insync_replicas_of`].
+    pub min_insync_replicas: u16,
 }
 
 /// One row of the table.
@@ -173,12 +175,22 @@ pub const TOPIC_OPTIONS: &[TopicOptionKey] = &[
             o.cleanup_policy = if word(v) == "delete" { CleanupPolicy::Delete } else { CleanupPolicy::Keep }
         },
     },
+    TopicOptionKey {
+        name: "min_insync_replicas",
+        kind: Kind::Count { min: 0, max: 15 },
+        default: "0",
+        what: "With fewer replicas in sync, a produce with acks=all is refused. 0: 2 of three or more replicas, else 1.",
+        change_when: "Lower it to 1 where writing matters more than surviving two failures; more than the replicas \
+                      refuses every acks=all.",
+        get: |o| Value::Count(o.min_insync_replicas.into()),
+        set: |o, v| o.min_insync_replicas = u16::try_from(number(v)).expect("its range fits"),
+    },
 ];
 
 // The kind of the row has read the value, so another variant is a bug of the table.
 fn number(value: &Value) -> u64 {
     match value {
-        Value::Bytes(n) | Value::Millis(n) => *n,
+        Value::Bytes(n) | Value::Millis(n) | Value::Count(n) => *n,
         other => panic!("{other:?} is no number"),
     }
 }
@@ -207,6 +219,7 @@ impl Default for TopicOptions {
             batch_bytes_max: 0,
             timestamp_type: TimestampType::CreateTime,
             cleanup_policy: CleanupPolicy::Delete,
+            min_insync_replicas: 0,
         };
         for key in TOPIC_OPTIONS {
             let default = key.kind.parse(&Raw::Text(key.default.to_owned()));
@@ -286,6 +299,15 @@ impl TopicOptions {
         })
     }
 
+    /// How many replicas must be in sync for `acks = all`, of a partition that has so many.
+    pub fn min_insync_replicas_of(&self, replicas: usize) -> usize {
+        match self.min_insync_replicas {
+            0 if replicas >= 3 => 2,
+            0 => 1,
+            set => usize::from(set),
+        }
+    }
+
     /// What the options mean to each log of the topic.
     pub fn log_options(&self) -> LogOptions {
         LogOptions {
@@ -328,6 +350,15 @@ mod tests {
             let expected = key.kind.parse(&Raw::Text(key.default.to_owned()));
             assert_eq!(key.kind.parse(&Raw::Text(printed)), expected, "{}", key.name);
         }
+    }
+
+    #[test]
+    fn three_replicas_want_two_in_sync_unless_told_otherwise() {
+        let mut options = TopicOptions::default();
+        let of = |options: &TopicOptions| [1, 2, 3, 5].map(|n| options.min_insync_replicas_of(n));
+        assert_eq!(of(&options), [1, 1, 2, 2]);
+        options.min_insync_replicas = 3;
+        assert_eq!(of(&options), [3, 3, 3, 3]);
     }
 
     #[test]
