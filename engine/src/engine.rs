@@ -28,6 +28,9 @@ pub(crate) type Job = Pin<Box<dyn Future<Output = ()>>>;
 /// Background jobs at a time: they share the device with commits.
 const BACKGROUND_JOBS_MAX: usize = 4;
 
+/// Places in the queue of cached chunks that are worth clearing.
+const CACHED_STALE_MIN: usize = 256;
+
 /// The engine of one shard on one data directory. Cheap to clone.
 pub struct Engine<D: Disk>(Rc<EngineState<D>>);
 
@@ -43,6 +46,8 @@ struct EngineState<D: Disk> {
     background_changed: Notify,
     /// Clean chunks in memory, oldest first.
     cached: RefCell<VecDeque<CachedChunk<D>>>,
+    /// How many of them are known to be gone.
+    cached_stale: Cell<usize>,
     /// Active segments with a tail chunk in memory.
     open_tails: RefCell<VecDeque<Weak<Segment<D>>>>,
     tail_blocks: RefCell<Vec<DmaBuffer>>,
@@ -133,6 +138,7 @@ impl<D: Disk> Engine<D> {
             background: RefCell::default(),
             background_changed: Notify::default(),
             cached: RefCell::default(),
+            cached_stale: Cell::new(0),
             open_tails: RefCell::default(),
             tail_blocks: RefCell::new(tail_blocks),
             memory_turnstile: Turnstile::default(),
@@ -344,6 +350,18 @@ impl<D: Disk> Engine<D> {
     pub(crate) fn cache(&self, segment: &Rc<Segment<D>>, start: u64) {
         self.0.cached.borrow_mut().push_back(CachedChunk { segment: Rc::downgrade(segment), start });
         self.relieve();
+    }
+
+    /// Counts cached chunks that went without being evicted, and clears their places in the queue once they are most
+    /// of it.
+    pub(crate) fn forgot_cached(&self, chunks: usize) {
+        let stale = self.0.cached_stale.get() + chunks;
+        self.0.cached_stale.set(stale);
+        let mut cached = self.0.cached.borrow_mut();
+        if stale >= CACHED_STALE_MIN && stale * 2 > cached.len() {
+            cached.retain(|chunk| chunk.segment.upgrade().is_some_and(|s| s.has_chunk(chunk.start)));
+            self.0.cached_stale.set(0);
+        }
     }
 
     fn evict_oldest(&self) -> bool {

@@ -55,7 +55,7 @@ fn places(node: &Node, model: &[Stored]) -> Vec<(std::path::PathBuf, u64)> {
 }
 
 fn limits() -> ReadLimits {
-    ReadLimits { bytes_max: 1 << 20 }
+    ReadLimits::bytes(1 << 20)
 }
 
 #[test]

@@ -60,7 +60,7 @@ async fn read_all(log: &DiskLog) -> Vec<(u64, Vec<u8>)> {
     let mut from = log.ends().start;
     let end = log.ends().end;
     while from < end {
-        let read = log.read(from, end, ReadLimits { bytes_max: 1 << 20 }).await.expect("readable");
+        let read = log.read(from, end, ReadLimits::bytes(1 << 20)).await.expect("readable");
         assert!(read.next_offset > from, "a read moves forward");
         for span in BatchWalk::new(&read.slices) {
             let span = span.expect("whole batches");

@@ -137,7 +137,7 @@ fn callers_that_give_up_leave_nothing_behind() {
             let from = Offset(handle.random(0..log.ends().end.0 + 1));
             let patience = handle.sleep(Duration::from_micros(handle.random(0..300)));
             node.run(async {
-                let read = log.read(from, log.ends().end, ReadLimits { bytes_max: 50_000 });
+                let read = log.read(from, log.ends().end, ReadLimits::bytes(50_000));
                 if let Either::Left((read, _)) = select(pin!(read), pin!(patience)).await {
                     let found = batches_of(&read.expect("a read").slices);
                     let at = model.iter().position(|batch| batch.end > from.0).unwrap_or(model.len());

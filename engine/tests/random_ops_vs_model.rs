@@ -95,7 +95,7 @@ impl Run {
         let from = self.random.random(self.start.saturating_sub(3)..self.end() + 3);
         let visible_end = self.random.random(self.start..self.end() + 1);
         let bytes_max = self.random.random(1..20_000) as usize;
-        let limits = ReadLimits { bytes_max };
+        let limits = ReadLimits::bytes(bytes_max);
         let read = self.node.run(self.log.read(Offset(from), Offset(visible_end), limits));
         if from < self.start || from > self.end() {
             assert!(matches!(read, Err(ReadError::OffsetOutOfRange { .. })), "{from}: {read:?}");

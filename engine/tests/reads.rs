@@ -81,7 +81,7 @@ async fn read(random: corelog_sim::Handle, log: Log<SimDisk>, history: Rc<RefCel
         let first_life = history.borrow().lives.len() - 1 - usize::from(history.borrow().cutting);
         let from = Offset(random.random(ends.start.0..ends.end.0 + 1));
         let visible_end = ends.durable;
-        let limits = ReadLimits { bytes_max: random.random(1..30_000) as usize };
+        let limits = ReadLimits::bytes(random.random(1..30_000) as usize);
         let read = match log.read(from, visible_end, limits).await {
             Ok(read) => read,
             // Cut off meanwhile, at either end.
@@ -157,7 +157,7 @@ fn the_first_batch_is_whole_and_later_ones_keep_within_the_limit() {
     let (log, model) = long_log(&node);
     let bytes = model[10].bytes.len();
     let count = |bytes_max: usize| {
-        let read = node.run(log.read(Offset(10), Offset(13), ReadLimits { bytes_max })).expect("a read");
+        let read = node.run(log.read(Offset(10), Offset(13), ReadLimits::bytes(bytes_max))).expect("a read");
         assert_eq!(read.bytes, batches_of(&read.slices).iter().map(|b| b.bytes.len()).sum::<usize>());
         batches_of(&read.slices).len()
     };
@@ -169,7 +169,7 @@ fn offsets_at_the_ends_are_answered_and_beyond_them_refused() {
     let node = Node::new(2);
     let (log, _) = long_log(&node);
     node.run(log.delete_records_before(Offset(7), NOW)).expect("a deletion");
-    let limits = ReadLimits { bytes_max: 1 << 20 };
+    let limits = ReadLimits::bytes(1 << 20);
     let read = |from, visible_end| node.run(log.read(Offset(from), Offset(visible_end), limits));
     for (from, visible_end) in [(60, 60), (50, 50), (50, 40), (60, 1000), (7, 7), (7, 0)] {
         let read = read(from, visible_end).expect("nothing to see yet");
@@ -187,7 +187,7 @@ fn offsets_at_the_ends_are_answered_and_beyond_them_refused() {
 fn what_a_reader_holds_outlives_deletion() {
     let node = Node::new(3);
     let (log, model) = long_log(&node);
-    let limits = ReadLimits { bytes_max: 10_000 };
+    let limits = ReadLimits::bytes(10_000);
     let held = node.run(log.read(Offset(0), Offset(60), limits)).expect("a read");
     node.run(log.delete()).expect("a deletion");
     assert_eq!(batches_of(&held.slices), model[..held.next_offset.0 as usize]);
@@ -204,7 +204,7 @@ fn a_read_during_deletion_is_refused_and_does_not_hang() {
         let (log, _) = node.try_open(true).expect("a clean log");
         let reader = node.executor.spawn({
             let log = log.clone();
-            async move { log.read(Offset(3), Offset(60), ReadLimits { bytes_max: 1 << 20 }).await }
+            async move { log.read(Offset(3), Offset(60), ReadLimits::bytes(1 << 20)).await }
         });
         let wait_us = node.executor.handle().random(0..600);
         node.run(node.executor.handle().sleep(Duration::from_micros(wait_us)));
@@ -225,7 +225,7 @@ fn a_device_that_cannot_be_read_is_said_and_heals() {
     let node = Node::start(node.executor.clone(), node.disk.clone(), engine_options());
     let (log, _) = node.try_open(true).expect("a clean log");
     node.disk.inject(Fault::eio(FaultKind::Read, ".log").times(1000));
-    let limits = ReadLimits { bytes_max: 1 << 20 };
+    let limits = ReadLimits::bytes(1 << 20);
     let failed = node.run(log.read(Offset(3), Offset(60), limits));
     assert!(matches!(failed, Err(ReadError::Disk { .. })), "{failed:?}");
     node.disk.heal();
@@ -257,7 +257,7 @@ fn readers_of_large_batches_do_not_starve_each_other() {
         let readers: Vec<_> = (0..6)
             .map(|from| {
                 let log = log.clone();
-                let limits = ReadLimits { bytes_max: 1 };
+                let limits = ReadLimits::bytes(1);
                 node.executor.spawn(async move {
                     log.read(Offset(from), Offset(6), limits).await.map(|r| batches_of(&r.slices))
                 })

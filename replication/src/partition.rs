@@ -265,7 +265,7 @@ impl<D: Disk> Partition<D> {
         self.check_epoch(leader_epoch)?;
         let high_watermark = self.high_watermark();
         let committed_bytes = self.committed_bytes();
-        let batches = self.0.log.read(from, high_watermark, ReadLimits { bytes_max }).await?;
+        let batches = self.0.log.read(from, high_watermark, ReadLimits::bytes(bytes_max)).await?;
         self.count(|c| c.fetch_bytes += batches.bytes as u64);
         Ok(Fetched {
             batches,

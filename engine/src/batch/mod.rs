@@ -2,7 +2,7 @@
 //! and between replicas.
 //!
 //! Owns: the layout of a batch (`header`), of its records (`record`, `varint`), what is asked of a stranger's
-//! bytes (`validate`) and of bytes that come back from a disk or a peer (`stored`), where batches begin and end
+//! bytes (`validate`) and of bytes that come back from a disk (`stored`) or from a leader (`stamped`), where batches begin and end
 //! in a list of buffers (`walk`), and how new ones are made (`builder`).
 //! Invariant: nothing here allocates per batch on the append path, and the checksum is computed once.
 //! Not here: compression (a caller gives the codec), where a batch goes (`log`).
@@ -13,6 +13,7 @@ mod attributes;
 mod builder;
 mod header;
 mod record;
+mod stamped;
 mod stored;
 mod validate;
 pub mod varint;
@@ -24,6 +25,7 @@ pub use header::{
     BatchHeader, CRC_START, HEADER_BYTES, HeaderError, NO_PRODUCER_ID, SIZE_PREFIX_BYTES, Stamp, stamp,
 };
 pub use record::{HeaderIter, Record, RecordError, RecordHeader, RecordIter};
+pub use stamped::{StampedBatches, StampedError, StampedLimits};
 pub use stored::{
     Continuity, CrcCheck, HeaderCheck, StoredError, StoredScan, StoredSummary, TailState, check_stored,
     find_plausible_header,

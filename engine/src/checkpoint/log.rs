@@ -100,6 +100,6 @@ impl Checkpoint for LogCheckpoint {
     }
 }
 
-fn offset(text: &str) -> Option<Offset> {
+pub(super) fn offset(text: &str) -> Option<Offset> {
     text.parse().ok().filter(|raw| *raw <= i64::MAX as u64).map(Offset)
 }

@@ -46,10 +46,14 @@ pub const BLOCK_BYTES: usize = 4096;
 pub enum IoClass {
     /// A produce waits: writes and syncs of the active segment.
     Commit,
-    /// A consumer or a lagging replica waits: cold reads and their read-ahead.
+    /// A consumer waits: cold reads and their read-ahead.
     ColdRead,
-    /// Nobody waits: writing ahead, scrubbing, compaction, copying aside.
+    /// A replica far behind waits: it may take all day, so producers and consumers go first.
+    CatchUp,
+    /// Nobody waits: writing ahead, compaction, copying aside, mending.
     Background,
+    /// Looking at what nobody asked for.
+    Scrub,
 }
 
 /// How a file is opened. Always for reading and writing, with direct I/O.

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use super::recovery::first_append_after_open;
 use super::segment::{Chunk, OpenChunk};
-use super::{AppendError, FlushPolicy, Log, LogFailure, Segment, Writer};
+use super::{AppendError, FlushPolicy, Log, LogFailure, Segment, TrimError, Writer};
 use crate::batch::{BatchHeader, HEADER_BYTES, Stamp, TimestampType, stamp};
 use crate::buffer::BUFFER_BYTES_MAX;
 use crate::disk::{BLOCK_BYTES, Disk};
@@ -23,7 +23,7 @@ pub(super) const CHUNK_BYTES_MIN: usize = BLOCK_BYTES;
 
 /// Leave to append. Memory and disk space are there. Dropping it gives the turn back.
 pub struct Admission<D: Disk> {
-    log: Log<D>,
+    pub(super) log: Log<D>,
     bytes: usize,
     _pin: Pin<D>,
     _pass: Pass,
@@ -68,15 +68,31 @@ impl<D: Disk> Log<D> {
         records: u64,
         now: TimestampMs,
     ) -> Result<Admission<D>, AppendError> {
-        let bytes_max = self.append_bytes_max();
-        if bytes > bytes_max {
-            return Err(AppendError::TooLarge { bytes, bytes_max });
-        }
-        let mut pass = self.0.turnstile.enter().await;
+        self.check_size(bytes)?;
+        let pass = self.0.turnstile.enter().await;
         self.state_mut().last_admit = now;
         self.wait_for_room(bytes).await?;
         if self.state().epoch.is_none() {
             return Err(AppendError::NoEpoch);
+        }
+        self.admit_holding(bytes, records, now, pass).await
+    }
+
+    pub(super) fn check_size(&self, bytes: usize) -> Result<(), AppendError> {
+        let bytes_max = self.append_bytes_max();
+        if bytes > bytes_max { Err(AppendError::TooLarge { bytes, bytes_max }) } else { Ok(()) }
+    }
+
+    /// The rest of an admission: the place, the disk space and the memory.
+    pub(super) async fn admit_holding(
+        &self,
+        bytes: usize,
+        records: u64,
+        now: TimestampMs,
+        mut pass: Pass,
+    ) -> Result<Admission<D>, AppendError> {
+        if self.state().owed_cut.is_some() {
+            pass = self.store_cut_holding(pass).await?;
         }
         self.ensure_index(now).await?;
         if self.placement(bytes, records, now) == Placement::Roll {
@@ -95,6 +111,16 @@ impl<D: Disk> Log<D> {
         self.engine().detach(async move { log.roll().await.map(|()| pass) }).await
     }
 
+    /// Stores a cut that an earlier truncation could not. The turn goes with the work.
+    async fn store_cut_holding(&self, pass: Pass) -> Result<Pass, AppendError> {
+        let log = self.clone();
+        let stored = self.engine().detach(async move { log.store_cut_if_owed().await.map(|()| pass) }).await;
+        stored.map_err(|error| match error {
+            TrimError::Failed(failure) => failure.into(),
+            _ => AppendError::StorageFull { path: self.state().active().segment.path.clone() },
+        })
+    }
+
     /// Writes ahead. The turn goes with the work: zeroes that a producer who gave up had asked for must not fall on
     /// what the next one appends.
     async fn prepare_holding(&self, bytes: u64, pass: Pass) -> Result<Pass, AppendError> {
@@ -109,7 +135,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Back-pressure of a slow disk: waits while too much of this log is unwritten.
-    async fn wait_for_room(&self, bytes: usize) -> Result<(), AppendError> {
+    pub(super) async fn wait_for_room(&self, bytes: usize) -> Result<(), AppendError> {
         loop {
             let progress = {
                 let state = self.state();
@@ -241,41 +267,59 @@ impl<D: Disk> Admission<D> {
     /// # Panics
     /// If the bytes are not those admitted or not whole batches.
     pub fn append(self, batches: &[u8], now: TimestampMs) -> Result<Appended, AppendError> {
-        assert!(batches.len() == self.bytes, "{} bytes admitted, {} appended", self.bytes, batches.len());
-        let log = self.log.clone();
-        let appended = {
-            let mut state = log.state_mut();
+        let (epoch, append_time, base_offset) = {
+            let mut state = self.log.state_mut();
             state.check()?;
             let epoch = state.epoch.ok_or(AppendError::NoEpoch)?;
             let append_time = (state.options.timestamp_type == TimestampType::LogAppendTime).then_some(now);
             let base_offset = state.ends.end;
             // Not refused: `begin_epoch` took only a term above all in the table, which ends at or before here.
             let _ = state.epochs.assign(epoch, base_offset);
+            (epoch, append_time, base_offset)
+        };
+        let end_offset = self
+            .take(batches.len(), now, |writer| writer.push_batches(batches, base_offset, epoch, append_time));
+        Ok(Appended { base_offset, end_offset, append_time })
+    }
+
+    /// Lets `push` copy `bytes` into the tail, takes note of where they end, and tells who waits for them.
+    pub(super) fn take(
+        self,
+        bytes: usize,
+        now: TimestampMs,
+        push: impl FnOnce(&mut Writer<D>) -> Offset,
+    ) -> Offset {
+        assert!(bytes == self.bytes, "{} bytes admitted, {bytes} appended", self.bytes);
+        let (base_offset, end_offset) = {
+            let mut state = self.log.state_mut();
+            let base_offset = state.ends.end;
             let writer = state.active_mut();
             if writer.segment.first_append.get().is_none() {
                 writer.segment.first_append.set(Some(now));
             }
-            let end_offset = writer.push_batches(batches, base_offset, epoch, append_time);
+            let end_offset = push(writer);
             let end_position = writer.segment.bytes.get();
-            writer.plan.append(batches.len() as u64);
+            writer.plan.append(bytes as u64);
             writer.pending.push_back((end_position, end_offset));
             state.ends.end = end_offset;
-            state.appended_since_checkpoint += batches.len() as u64;
+            state.appended_since_checkpoint += bytes as u64;
             state.unsynced_since.get_or_insert(now);
             if let FlushPolicy::Interval { bytes_max, .. } = state.options.flush {
                 let mark = state.active().durable_mark.position;
                 state.sync_wanted |= end_position.saturating_sub(mark) >= bytes_max;
             }
-            Appended { base_offset, end_offset, append_time }
+            (base_offset, end_offset)
         };
+        let log = &self.log;
         log.engine().count(|s| {
-            s.appended_bytes += batches.len() as u64;
-            s.copied_bytes += batches.len() as u64;
-            s.appended_records += appended.end_offset.records_since(appended.base_offset);
+            s.appended_bytes += bytes as u64;
+            s.copied_bytes += bytes as u64;
+            s.appended_records += end_offset.records_since(base_offset);
         });
         log.wake_commits();
         log.prepare_ahead();
-        Ok(appended)
+        log.tell_appended();
+        end_offset
     }
 }
 
@@ -309,7 +353,7 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Copies bytes into the open chunk, going on in spare ones.
-    fn push_bytes(&mut self, mut bytes: &[u8]) {
+    pub(super) fn push_bytes(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let mut open = self.segment.open_chunk.borrow_mut();
             if open.as_ref().is_none_or(|chunk| chunk.buffer.spare() == 0) {

@@ -64,6 +64,45 @@ pub enum AppendError {
     },
 }
 
+/// Why a leader's batches were refused. Nothing was appended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplicatedError {
+    /// As for any append.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// This log is in a term of its own: end that first, or stop following.
+    #[error("the log leads in epoch {epoch}")]
+    Leads {
+        /// Its own term.
+        epoch: LeaderEpoch,
+    },
+    /// The batches do not begin where the log ends: ask the leader from there.
+    #[error("batches begin at offset {found}, the log ends at {expected}")]
+    NotNext {
+        /// Where they begin.
+        found: Offset,
+        /// Where the log ends.
+        expected: Offset,
+    },
+    /// The batches are of an older term than the newest in the log: ask the leader where that one ended, and cut.
+    #[error("batches of leader epoch {found} behind one of {newest}")]
+    StaleEpoch {
+        /// The term of the first batch.
+        found: LeaderEpoch,
+        /// The newest in the log.
+        newest: LeaderEpoch,
+    },
+    /// The empty log could not be made to begin with the first batch.
+    #[error(transparent)]
+    Reset(#[from] TrimError),
+}
+
+impl From<LogFailure> for ReplicatedError {
+    fn from(failure: LogFailure) -> Self {
+        Self::Append(failure.into())
+    }
+}
+
 /// Why a read could not be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -164,7 +203,8 @@ pub enum TrimError {
     /// The log takes no changes.
     #[error(transparent)]
     Failed(#[from] LogFailure),
-    /// The cut is not durable: the log is as before after the next start; try again.
+    /// No space to store the change: try again. What was cut is not readable now, and no append is taken before
+    /// the cut is stored; a start before that brings it back.
     #[error("cannot store the change: {0}")]
     Disk(String),
     /// What is around the cut could not be read.

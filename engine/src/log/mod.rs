@@ -17,6 +17,8 @@ mod plan;
 mod prepare;
 mod read;
 mod recovery;
+mod replicated;
+mod reset;
 mod retention;
 mod roll;
 mod scan;
@@ -30,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 pub use append::{Admission, Appended};
-pub use errors::{AppendError, LogFailure, OpenError, ReadError, TrimError};
+pub use errors::{AppendError, LogFailure, OpenError, ReadError, ReplicatedError, TrimError};
 pub use options::{CleanupPolicy, EngineOptions, FlushPolicy, LogOptions, ReadLimits};
 pub use place::{ActiveSegment, Placement, place};
 pub(crate) use prepare::AHEAD_BYTES_MIN;
@@ -73,8 +75,10 @@ pub enum Stage {
 /// Who is told, at once and on the same core, when the ends of a log move. Called without a borrow held, so it
 /// may call back into the log.
 pub trait LogListener {
-    /// One of the ends moved.
+    /// One of the ends moved: forward, or back by [`Log::truncate`] and [`Log::reset_to`].
     fn ends_advanced(&self, ends: LogEnds);
+    /// Batches were appended: the log end moved, nothing else.
+    fn appended(&self, _ends: LogEnds) {}
     /// The log takes no more appends; whoever waits for an end will not see it.
     fn failed(&self, failure: &LogFailure);
 }
@@ -108,6 +112,8 @@ struct LogInner<D: Disk> {
     turnstile: Turnstile,
     /// An end moved, a write completed, the log failed, or bytes were prepared.
     progress: Notify,
+    /// The log end moved, or the log failed.
+    appended: Notify,
     listener: RefCell<Option<Rc<dyn LogListener>>>,
     queued: Cell<bool>,
 }
@@ -151,6 +157,8 @@ struct State<D: Disk> {
     failure: Option<LogFailure>,
     /// Grows with each truncation: a reader that waited meanwhile starts over.
     generation: u64,
+    /// A cut that could not be stored: it is stored before anything is appended.
+    owed_cut: Option<trim::OwedCut<D>>,
 }
 
 /// The segment after the active one.
@@ -348,6 +356,23 @@ impl<D: Disk> Log<D> {
         }
     }
 
+    /// Waits until the log end is above `from`: at once when batches are appended, before they are written.
+    ///
+    /// Errors: the log failed before it was.
+    pub async fn appended_beyond(&self, from: Offset) -> Result<(), LogFailure> {
+        loop {
+            let appended = {
+                let state = self.state();
+                if state.ends.end > from {
+                    return Ok(());
+                }
+                state.check()?;
+                self.0.appended.notified()
+            };
+            appended.await;
+        }
+    }
+
     /// Makes all that was appended durable, whatever the policy.
     pub async fn flush(&self) -> Result<(), LogFailure> {
         let end = {
@@ -409,12 +434,26 @@ impl<D: Disk> Log<D> {
         self.wait_for_writes().await;
         self.wait_for_background().await;
         let stored = match flushed {
+            Ok(()) if self.state().owed_cut.is_some() => self.store_owed_before_close().await,
             Ok(()) => self.store_clean_checkpoint().await,
             failed => failed,
         };
         self.fail(LogFailure::Closed);
         self.0.listener.take();
         stored
+    }
+
+    /// Without it the next start would find what was cut, and must not take it for what a clean stop left.
+    async fn store_owed_before_close(&self) -> Result<(), LogFailure> {
+        match self.store_cut_if_owed().await {
+            Ok(()) => self.store_clean_checkpoint().await,
+            Err(TrimError::Failed(failure)) => Err(failure),
+            Err(error) => Err(LogFailure::Poisoned {
+                path: self.0.dir.clone(),
+                operation: "storing a cut",
+                reason: error.to_string(),
+            }),
+        }
     }
 
     /// Closes the log and removes its directory. Readers that are under way see it as closed.
@@ -476,9 +515,19 @@ impl<D: Disk> Log<D> {
             tracing::error!(dir = %self.0.dir.display(), "{failure}; it takes no appends until it is opened again");
         }
         self.0.progress.notify_all();
+        self.0.appended.notify_all();
         let listener = self.0.listener.borrow().clone();
         if let Some(listener) = listener {
             listener.failed(&failure);
+        }
+    }
+
+    fn tell_appended(&self) {
+        self.0.appended.notify_all();
+        let listener = self.0.listener.borrow().clone();
+        if let Some(listener) = listener {
+            let ends = self.ends();
+            listener.appended(ends);
         }
     }
 

@@ -5,6 +5,7 @@
 use crate::batch::TimestampType;
 use crate::buffer::BUFFER_BYTES_MAX;
 use crate::checkpoint::BootId;
+use crate::disk::IoClass;
 
 /// When appended bytes are made to survive power loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,4 +112,14 @@ impl Default for EngineOptions {
 pub struct ReadLimits {
     /// Later batches keep within this; the first one is returned whole whatever its size.
     pub bytes_max: usize,
+    /// Who waits for what has to be read from the device. With `CatchUp` nothing of it stays in memory: a replica
+    /// that reads a whole log must not push out what consumers read.
+    pub class: IoClass,
+}
+
+impl ReadLimits {
+    /// For a consumer.
+    pub fn bytes(bytes_max: usize) -> Self {
+        Self { bytes_max, class: IoClass::ColdRead }
+    }
 }

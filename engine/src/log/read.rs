@@ -87,8 +87,8 @@ async fn read_segment<D: Disk>(
     limits: ReadLimits,
 ) -> Result<(ReadBatches, Vec<Term>), ReadError> {
     segment.load_index(engine).await?;
-    let place = true_place(engine, segment, from).await?;
-    let mut run = Run::new(engine, segment, place);
+    let place = true_place(engine, segment, from, limits.class).await?;
+    let mut run = Run::new(engine, segment, place, limits.class);
     let Some((first, start)) = run.find(from).await? else {
         return Err(run.corrupt(segment.bytes.get(), "the segment ends before this offset".to_owned()));
     };
@@ -105,14 +105,25 @@ async fn read_segment<D: Disk>(
         if !run.reach(end, is_first).await? {
             break;
         }
-        run.check_crc(&batch, at)?;
+        match run.check_crc(&batch, at) {
+            Ok(()) => {}
+            Err(ReadError::Corrupt { .. }) if !is_first => break,
+            Err(error) => return Err(error),
+        }
         match terms.last_mut() {
             Some(term) if term.epoch == batch.leader_epoch => term.last = batch.last_offset(),
             _ => terms.push(Term::of(&batch, at)),
         }
         run.offset = Some(batch.next_offset());
         at = end;
-        header = run.header(at, false).await?;
+        header = match run.header(at, false).await {
+            // What is sound before the damage is served; who asks for what comes next is told.
+            Err(ReadError::Corrupt { .. }) => None,
+            other => other?,
+        };
+    }
+    if limits.class == IoClass::CatchUp {
+        engine.forgot_cached(segment.evict_loaded_below(at));
     }
     let next_offset = run.offset.expect("the first batch was accepted");
     let batches = ReadBatches { slices: run.cut(start, at), bytes: (at - start) as usize, next_offset };
@@ -156,8 +167,8 @@ pub(super) async fn locate<D: Disk>(
     offset: Offset,
 ) -> Result<Option<(BatchHeader, u64)>, ReadError> {
     segment.load_index(engine).await?;
-    let place = true_place(engine, segment, offset).await?;
-    Run::new(engine, segment, place).find(offset).await
+    let place = true_place(engine, segment, offset, IoClass::ColdRead).await?;
+    Run::new(engine, segment, place, IoClass::ColdRead).find(offset).await
 }
 
 /// Where a batch begins, and with which offset, if that is known.
@@ -172,12 +183,14 @@ async fn true_place<D: Disk>(
     engine: &Engine<D>,
     segment: &Rc<Segment<D>>,
     from: Offset,
+    class: IoClass,
 ) -> Result<Place, ReadError> {
     let beginning = Place { position: 0, offset: Some(segment.base) };
     loop {
         let Some(entry) = segment.index().floor(from) else { return Ok(beginning) };
         let position = entry.position;
-        let header = Run::new(engine, segment, Place { position, offset: None }).header(position, true).await;
+        let unknown = Place { position, offset: None };
+        let header = Run::new(engine, segment, unknown, class).header(position, true).await;
         match header {
             Ok(Some(header)) if header.last_offset() == entry.offset => {
                 return Ok(Place { position, offset: Some(header.base_offset) });
@@ -192,9 +205,8 @@ async fn true_place<D: Disk>(
             // Not the index but the segment is bad.
             let reason =
                 format!("the batch of the index that ends with offset {} is not there", entry.offset);
-            return Err(
-                Run::new(engine, segment, Place { position, offset: Some(from) }).corrupt(position, reason)
-            );
+            let place = Place { position, offset: Some(from) };
+            return Err(Run::new(engine, segment, place, class).corrupt(position, reason));
         }
     }
 }
@@ -208,6 +220,7 @@ struct Run<'a, D: Disk> {
     end: u64,
     /// Offset with which the next batch must begin.
     offset: Option<Offset>,
+    class: IoClass,
 }
 
 struct Piece {
@@ -217,9 +230,9 @@ struct Piece {
 }
 
 impl<'a, D: Disk> Run<'a, D> {
-    fn new(engine: &'a Engine<D>, segment: &'a Rc<Segment<D>>, place: Place) -> Self {
+    fn new(engine: &'a Engine<D>, segment: &'a Rc<Segment<D>>, place: Place, class: IoClass) -> Self {
         let Place { position, offset } = place;
-        Self { engine, segment, pieces: Vec::new(), start: position, end: position, offset }
+        Self { engine, segment, pieces: Vec::new(), start: position, end: position, offset, class }
     }
 
     /// The first batch that ends behind `from`, and its position; `None` if the segment ends before it.
@@ -274,7 +287,7 @@ impl<'a, D: Disk> Run<'a, D> {
                 Some((bytes, from_disk)) => {
                     let end = self.end + bytes.len() as u64;
                     if from_disk && end == self.segment.cold_end.get() {
-                        read_ahead(self.engine, self.segment, end);
+                        read_ahead(self.engine, self.segment, end, self.class);
                     }
                     (bytes, from_disk)
                 }
@@ -284,9 +297,10 @@ impl<'a, D: Disk> Run<'a, D> {
                         let reason = format!("bytes up to {end} are wanted, the segment ends at {written}");
                         return Err(self.corrupt(self.end, reason));
                     }
-                    match load(self.engine, self.segment, self.end, must).await {
+                    match load(self.engine, self.segment, self.end, must, self.class).await {
                         Ok(Some(bytes)) => {
-                            read_ahead(self.engine, self.segment, self.segment.cold_end.get());
+                            let ahead = self.segment.cold_end.get();
+                            read_ahead(self.engine, self.segment, ahead, self.class);
                             (bytes, true)
                         }
                         Ok(None) => return Ok(false),
@@ -378,6 +392,7 @@ async fn load<D: Disk>(
     segment: &Rc<Segment<D>>,
     position: u64,
     must: bool,
+    class: IoClass,
 ) -> io::Result<Option<DmaSlice>> {
     let start = position / BLOCK * BLOCK;
     loop {
@@ -411,7 +426,7 @@ async fn load<D: Disk>(
     }
     let end = segment.next_chunk_start(start).unwrap_or(u64::MAX).min(written.next_multiple_of(BLOCK));
     let length = size.min((end - start) as usize);
-    let (buffer, read) = file.read_at(buffer, length, start, IoClass::ColdRead).await;
+    let (buffer, read) = file.read_at(buffer, length, start, class).await;
     let usable = read?.min((written - start) as usize);
     engine.count(|s| s.device_read_bytes += usable as u64);
     let skip = (position - start) as usize;
@@ -433,20 +448,25 @@ fn cut_short() -> io::Error {
 }
 
 /// Lets the background read the next chunk of a sequential cold reader.
-fn read_ahead<D: Disk>(engine: &Engine<D>, segment: &Rc<Segment<D>>, position: u64) {
+fn read_ahead<D: Disk>(engine: &Engine<D>, segment: &Rc<Segment<D>>, position: u64, class: IoClass) {
     if position >= segment.written_bytes.get() || segment.chunk_at(position).is_some() {
         return;
     }
     let (engine, segment) = (engine.clone(), segment.clone());
     engine.clone().queue_background(async move {
         // Whoever needs the chunk meets the error again and reports it.
-        let _ = load_ahead(&engine, &segment, position).await;
+        let _ = load_ahead(&engine, &segment, position, class).await;
     });
 }
 
-async fn load_ahead<D: Disk>(engine: &Engine<D>, segment: &Rc<Segment<D>>, position: u64) -> io::Result<()> {
+async fn load_ahead<D: Disk>(
+    engine: &Engine<D>,
+    segment: &Rc<Segment<D>>,
+    position: u64,
+    class: IoClass,
+) -> io::Result<()> {
     if segment.gone.get() || segment.chunk_at(position).is_some() {
         return Ok(());
     }
-    load(engine, segment, position, false).await.map(drop)
+    load(engine, segment, position, false, class).await.map(drop)
 }

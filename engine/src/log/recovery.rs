@@ -19,11 +19,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::prepare::{AHEAD_BYTES_MIN, NEXT_SEGMENT_NAME, align_up};
+use super::reset::{RESET_NAME, make_empty};
 use super::scan::{STORED_BATCH_BYTES_MAX, ScanEnd, read_from, scan_file};
 use super::segment::{Segment, base_offset_of};
 use super::{Log, LogEnds, LogInner, LogOptions, Mark, NextSegment, OpenError, State, Writer};
 use crate::batch::{BatchHeader, CrcCheck, HeaderCheck, StoredScan, find_plausible_header};
-use crate::checkpoint::{self, Checkpoint, DecodeError, EpochTable, LoadError, LogCheckpoint};
+use crate::checkpoint::{self, Checkpoint, DecodeError, EpochTable, LoadError, LogCheckpoint, ResetMarker};
 use crate::disk::{BLOCK_BYTES, Disk, DiskFile, OpenMode};
 use crate::engine::Engine;
 use crate::types::{LogId, Offset, TimestampMs};
@@ -185,9 +186,11 @@ impl<D: Disk> Found<D> {
                 checkpoint_queued: false,
                 failure: None,
                 generation: 0,
+                owed_cut: None,
             }),
             turnstile: Default::default(),
             progress: Default::default(),
+            appended: Default::default(),
             listener: Default::default(),
             queued: Default::default(),
         }))
@@ -202,6 +205,7 @@ struct Recovery<'a, D: Disk> {
 
 impl<D: Disk> Recovery<'_, D> {
     async fn run(&self, was_clean: bool) -> Result<(Found<D>, RecoveryReport), OpenError> {
+        self.finish_reset().await?;
         let checkpoint = self.load_checkpoint().await?;
         let bases = self.list_segments(checkpoint.as_ref()).await?;
         let boot_id = self.engine.options().boot_id;
@@ -267,6 +271,26 @@ impl<D: Disk> Recovery<'_, D> {
         disk.sync_dir(self.dir).await.map_err(at(self.dir, "sync"))?;
         let epochs = checkpoint.map_or_else(EpochTable::default, |c| c.epochs);
         Ok(Found { id: self.id, start: base, epochs, sealed: Vec::new(), active: segment, prepared_end: 0 })
+    }
+
+    /// Does the rest of a reset that a crash interrupted.
+    async fn finish_reset(&self) -> Result<(), OpenError> {
+        let path = self.dir.join(RESET_NAME);
+        let marker = match checkpoint::load::<ResetMarker, D>(self.engine.disk(), &path).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(marker)) => marker,
+            Err(LoadError::Io(source)) => return Err(OpenError::Disk { operation: "read", path, source }),
+            // Segments may be gone already, so without it nobody knows what the log is.
+            Err(LoadError::Decode(error)) => {
+                return Err(OpenError::Checkpoint { path, reason: error.to_string() });
+            }
+        };
+        if marker.log_id != self.id {
+            let (path, expected) = (self.dir.to_owned(), self.id);
+            return Err(OpenError::WrongLog { path, expected, found: marker.log_id });
+        }
+        let made = make_empty(self.engine, self.dir, self.id, marker.offset).await;
+        made.map(drop).map_err(at(self.dir, "begin anew"))
     }
 
     async fn load_checkpoint(&self) -> Result<Option<LogCheckpoint>, OpenError> {

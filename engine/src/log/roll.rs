@@ -18,7 +18,7 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::types::Offset;
 
 /// Marks the log's checkpoint as being stored, until dropped.
-struct Storing<D: Disk>(Log<D>);
+pub(super) struct Storing<D: Disk>(Log<D>);
 
 impl<D: Disk> Drop for Storing<D> {
     fn drop(&mut self) {
@@ -178,7 +178,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// The turn to store the checkpoint. Who has it waits for nobody but the disk.
-    async fn storing_turn(&self) -> Storing<D> {
+    pub(super) async fn storing_turn(&self) -> Storing<D> {
         loop {
             if !std::mem::replace(&mut self.state_mut().checkpointing, true) {
                 return Storing(self.clone());

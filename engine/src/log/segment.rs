@@ -194,6 +194,19 @@ impl<D: Disk> Segment<D> {
         }
     }
 
+    /// Forgets what was read from the device and ends at or below `position`; returns how many chunks that were.
+    pub(crate) fn evict_loaded_below(&self, position: u64) -> usize {
+        let mut chunks = self.chunks.borrow_mut();
+        let before = chunks.len();
+        chunks.retain(|start, chunk| !chunk.from_disk || start + chunk.bytes.len() as u64 > position);
+        before - chunks.len()
+    }
+
+    /// Whether a chunk that begins at `start` is in memory.
+    pub(crate) fn has_chunk(&self, start: u64) -> bool {
+        self.chunks.borrow().contains_key(&start)
+    }
+
     /// Forgets the clean chunk that holds `position`.
     pub(crate) fn evict_at(&self, position: u64) {
         let start = self.chunks.borrow().range(..=position).next_back().map(|(start, _)| *start);
@@ -413,6 +426,16 @@ impl<D: Disk> Segment<D> {
 /// Path of the segment with this base offset.
 pub(crate) fn segment_path(dir: &Path, base: Offset) -> PathBuf {
     dir.join(format!("{:020}{SEGMENT_SUFFIX}", base.0))
+}
+
+/// Whether a file of this name is a segment or one of its indexes.
+pub(crate) fn is_segment_file(name: &str) -> bool {
+    let suffixes = [SEGMENT_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX];
+    suffixes.iter().filter_map(|suffix| name.strip_suffix(suffix)).any(is_base_offset)
+}
+
+fn is_base_offset(digits: &str) -> bool {
+    digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Base offset in a segment's file name, or `None` if it is another file.

@@ -77,7 +77,7 @@ impl<D: Disk> Log<D> {
         let mut unproven = hint.filter(|entry| entry.offset == from);
         let end = visible_end.min(segment.end_offset.get());
         'search: while from < end {
-            let read = self.read(from, end, ReadLimits { bytes_max: READ_BYTES }).await?;
+            let read = self.read(from, end, ReadLimits::bytes(READ_BYTES)).await?;
             for span in BatchWalk::new(&read.slices).flatten() {
                 if let Some(entry) = unproven.take()
                     && (span.header.last_offset(), span.header.max_timestamp)

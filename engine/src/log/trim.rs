@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use super::read::locate;
 use super::retention::{SealedSegment, expired};
-use super::{Log, Mark, NextSegment, Segment, State, TrimError, Writer};
+use super::{Log, LogFailure, Mark, NextSegment, Segment, State, TrimError, Writer};
 use crate::disk::{Disk, DiskFile};
 use crate::types::{Offset, TimestampMs};
 
@@ -25,6 +25,20 @@ pub struct Trimmed {
     pub bytes: u64,
     /// The log start offset now.
     pub start: Offset,
+}
+
+/// A cut that is made in memory and not on the disk.
+pub(super) struct OwedCut<D: Disk> {
+    segment: Rc<Segment<D>>,
+    mark: Mark,
+    /// The segments behind it.
+    removed: Vec<Rc<Segment<D>>>,
+}
+
+impl<D: Disk> Clone for OwedCut<D> {
+    fn clone(&self) -> Self {
+        Self { segment: self.segment.clone(), mark: self.mark, removed: self.removed.clone() }
+    }
 }
 
 impl<D: Disk> Log<D> {
@@ -150,7 +164,8 @@ impl<D: Disk> Log<D> {
     /// Cuts the tail of the log: the batch that holds `to`, and all behind it, go. Durable when it returns.
     ///
     /// For a follower whose leader lacks what it has. Who waits for an end above the cut waits on.
-    /// Errors: `to` is below the log start; or the cut could not be stored, then it may come back after a start.
+    /// Appends that are under way are waited for; slices that readers hold stay as they are.
+    /// Errors: `to` is below the log start; or the cut could not be stored: see [`TrimError::Disk`].
     /// Cancel: it goes on to its end.
     pub async fn truncate(&self, to: Offset) -> Result<Offset, TrimError> {
         let log = self.clone();
@@ -167,20 +182,43 @@ impl<D: Disk> Log<D> {
         if to < start {
             return Err(TrimError::OutOfRange { requested: to, start, end });
         }
+        self.store_cut_if_owed().await?;
         if to >= end {
             return Ok(end);
         }
         self.flush().await?;
         self.wait_for_background().await;
         let (segment, mark) = self.cut_point(to).await?;
-        let removed = {
+        {
             let mut state = self.state_mut();
-            state.cut(&segment, mark)
-        };
-        let stored = self.store_cut(&segment, mark, removed).await;
+            let removed = state.cut(&segment, mark);
+            state.owed_cut = Some(OwedCut { segment, mark, removed });
+        }
+        let stored = self.store_cut_if_owed().await;
         self.tell_progress();
-        stored.map_err(|error| TrimError::Disk(error.to_string()))?;
-        Ok(mark.offset)
+        stored.map(|()| mark.offset)
+    }
+
+    /// Stores a cut that is made in memory only, if there is one. The turnstile is held, and the future is run to
+    /// its end: what it asks of the disk must not fall on later appends.
+    ///
+    /// Errors: no space: it is owed still, and nothing is appended before it is stored, because what was cut could
+    /// come back behind it. Any other failure of the disk poisons the log.
+    pub(super) async fn store_cut_if_owed(&self) -> Result<(), TrimError> {
+        let Some(owed) = self.state().owed_cut.clone() else { return Ok(()) };
+        match self.store_cut(&owed).await {
+            Ok(()) => {
+                self.state_mut().owed_cut = None;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(disk_error(error)),
+            Err(error) => {
+                let (path, operation) = (owed.segment.path.clone(), "cutting the tail");
+                let failure = LogFailure::Poisoned { path, operation, reason: error.to_string() };
+                self.fail(failure.clone());
+                Err(failure.into())
+            }
+        }
     }
 
     /// The boundary before the batch that holds `to`.
@@ -195,23 +233,18 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    async fn store_cut(
-        &self,
-        segment: &Rc<Segment<D>>,
-        mark: Mark,
-        removed: Vec<Rc<Segment<D>>>,
-    ) -> std::io::Result<()> {
+    async fn store_cut(&self, owed: &OwedCut<D>) -> io::Result<()> {
         self.store_checkpoint_now().await?;
         // What the index files say of batches behind the cut must not be taken for what will stand there.
-        segment.remove_index_files(self.engine()).await?;
+        owed.segment.remove_index_files(self.engine()).await?;
         self.engine().disk().sync_dir(&self.0.dir).await?;
         // The last first, each for good before the next: a crash in between leaves a longer log, not one with a hole.
-        for later in removed.into_iter().rev() {
+        for later in owed.removed.iter().rev() {
             later.remove_files(self.engine()).await?;
             self.engine().disk().sync_dir(&self.0.dir).await?;
         }
-        let file = segment.file(self.engine()).await?;
-        file.set_length(mark.position).await?;
+        let file = owed.segment.file(self.engine()).await?;
+        file.set_length(owed.mark.position).await?;
         file.sync().await?;
         self.engine().disk().sync_dir(&self.0.dir).await
     }

@@ -241,7 +241,7 @@ pub async fn append(log: &Log<SimDisk>, batches: &[u8], now: TimestampMs) -> Res
 pub async fn read_from(log: &Log<SimDisk>, from: Offset) -> Result<Vec<Stored>, ReadError> {
     let mut out: Vec<Stored> = Vec::new();
     let mut from = from;
-    let limits = ReadLimits { bytes_max: 10_000 };
+    let limits = ReadLimits::bytes(10_000);
     while from < log.ends().end {
         let read = log.read(from, log.ends().end, limits).await?;
         let batches = batches_of(&read.slices);

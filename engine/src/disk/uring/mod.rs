@@ -47,8 +47,12 @@ pub struct UringOptions {
     /// The same of class `ColdRead`. 16 reads of a whole buffer saturate a solid-state disk; more would only
     /// lengthen the queue that a commit stands in.
     pub cold_read_depth_max: usize,
+    /// The same of class `CatchUp`. 4 reads of a whole buffer fill a 10 Gbit/s link from a solid-state disk.
+    pub catch_up_depth_max: usize,
     /// The same of class `Background`. 4 large writes keep a device busy while commits still get through.
     pub background_depth_max: usize,
+    /// The same of class `Scrub`. One read at a time: whoever scrubs also waits between them.
+    pub scrub_depth_max: usize,
     /// Longest read asked of the kernel at once, in bytes, a multiple of [`BLOCK_BYTES`](super::BLOCK_BYTES); longer ones are done
     /// in pieces.
     pub read_bytes_max: usize,
@@ -59,7 +63,9 @@ impl Default for UringOptions {
         Self {
             commit_depth_max: 256,
             cold_read_depth_max: 16,
+            catch_up_depth_max: 4,
             background_depth_max: 4,
+            scrub_depth_max: 1,
             read_bytes_max: BUFFER_BYTES_MAX,
         }
     }

@@ -358,7 +358,8 @@ fn priority(class: IoClass) -> u16 {
     match class {
         IoClass::Commit => BEST_EFFORT,
         IoClass::ColdRead => BEST_EFFORT | 4,
-        IoClass::Background => BEST_EFFORT | 7,
+        IoClass::CatchUp => BEST_EFFORT | 6,
+        IoClass::Background | IoClass::Scrub => BEST_EFFORT | 7,
     }
 }
 

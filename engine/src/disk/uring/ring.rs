@@ -42,9 +42,9 @@ struct State {
     uring: IoUring,
     slots: Vec<Slot>,
     free: Vec<usize>,
-    queues: [VecDeque<usize>; 3],
-    depth_max: [usize; 3],
-    classes: [ClassStats; 3],
+    queues: [VecDeque<usize>; CLASSES],
+    depth_max: [usize; CLASSES],
+    classes: [ClassStats; CLASSES],
     enters: u64,
     /// Completions being looked at; kept for its memory.
     results: Vec<(usize, i32)>,
@@ -75,17 +75,28 @@ struct Reaped {
     orphans: Vec<Op>,
 }
 
+/// How many classes there are.
+const CLASSES: usize = 5;
+
 fn index(class: IoClass) -> usize {
     match class {
         IoClass::Commit => 0,
         IoClass::ColdRead => 1,
-        IoClass::Background => 2,
+        IoClass::CatchUp => 2,
+        IoClass::Background => 3,
+        IoClass::Scrub => 4,
     }
 }
 
 impl Ring {
     pub(super) fn new(options: &UringOptions) -> io::Result<Self> {
-        let depth_max = [options.commit_depth_max, options.cold_read_depth_max, options.background_depth_max];
+        let depth_max = [
+            options.commit_depth_max,
+            options.cold_read_depth_max,
+            options.catch_up_depth_max,
+            options.background_depth_max,
+            options.scrub_depth_max,
+        ];
         assert!(depth_max.iter().all(|&depth| depth > 0), "each class has a depth of at least 1");
         let completions = depth_max.iter().sum::<usize>().next_power_of_two() as u32;
         let uring = build(completions).map_err(|error| explain(&error))?;
@@ -193,7 +204,9 @@ impl Ring {
         UringStats {
             commit: state.classes[0],
             cold_read: state.classes[1],
-            background: state.classes[2],
+            catch_up: state.classes[2],
+            background: state.classes[3],
+            scrub: state.classes[4],
             enters: state.enters,
         }
     }

@@ -26,8 +26,12 @@ pub struct UringStats {
     pub commit: ClassStats,
     /// Class `ColdRead`.
     pub cold_read: ClassStats,
+    /// Class `CatchUp`.
+    pub catch_up: ClassStats,
     /// Class `Background`, with removals and closes.
     pub background: ClassStats,
+    /// Class `Scrub`.
+    pub scrub: ClassStats,
     /// `io_uring_enter` calls.
     pub enters: u64,
 }
