@@ -8637,7 +8637,8 @@ impl<'a> StreamAnswer<'a> {
   pub const VT_EPOCH: ::flatbuffers::VOffsetT = 12;
   pub const VT_HIGH_WATERMARK: ::flatbuffers::VOffsetT = 14;
   pub const VT_LOG_START_OFFSET: ::flatbuffers::VOffsetT = 16;
-  pub const VT_ERROR: ::flatbuffers::VOffsetT = 18;
+  pub const VT_LOG_END_OFFSET: ::flatbuffers::VOffsetT = 18;
+  pub const VT_ERROR: ::flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -8649,10 +8650,11 @@ impl<'a> StreamAnswer<'a> {
     args: &'args StreamAnswerArgs
   ) -> ::flatbuffers::WIPOffset<StreamAnswer<'bldr>> {
     let mut builder = StreamAnswerBuilder::new(_fbb);
+    builder.add_log_end_offset(args.log_end_offset);
     builder.add_log_start_offset(args.log_start_offset);
     builder.add_high_watermark(args.high_watermark);
     builder.add_offset(args.offset);
-    if let Some(x) = args.epoch { builder.add_epoch(x); }
+    builder.add_epoch(args.epoch);
     builder.add_leader_epoch(args.leader_epoch);
     builder.add_stream(args.stream);
     builder.add_error(args.error);
@@ -8690,11 +8692,11 @@ impl<'a> StreamAnswer<'a> {
     unsafe { self._tab.get::<u64>(StreamAnswer::VT_OFFSET, Some(0)).unwrap()}
   }
   #[inline]
-  pub fn epoch(&self) -> Option<u32> {
+  pub fn epoch(&self) -> u32 {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<u32>(StreamAnswer::VT_EPOCH, None)}
+    unsafe { self._tab.get::<u32>(StreamAnswer::VT_EPOCH, Some(0)).unwrap()}
   }
   #[inline]
   pub fn high_watermark(&self) -> u64 {
@@ -8709,6 +8711,14 @@ impl<'a> StreamAnswer<'a> {
     // Created from valid Table for this object
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(StreamAnswer::VT_LOG_START_OFFSET, Some(0)).unwrap()}
+  }
+  /// Who has all below it has all that was committed before this answer.
+  #[inline]
+  pub fn log_end_offset(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StreamAnswer::VT_LOG_END_OFFSET, Some(0)).unwrap()}
   }
   #[inline]
   pub fn error(&self) -> ErrorCode {
@@ -8732,6 +8742,7 @@ impl ::flatbuffers::Verifiable for StreamAnswer<'_> {
      .visit_field::<u32>("epoch", Self::VT_EPOCH, false)?
      .visit_field::<u64>("high_watermark", Self::VT_HIGH_WATERMARK, false)?
      .visit_field::<u64>("log_start_offset", Self::VT_LOG_START_OFFSET, false)?
+     .visit_field::<u64>("log_end_offset", Self::VT_LOG_END_OFFSET, false)?
      .visit_field::<ErrorCode>("error", Self::VT_ERROR, false)?
      .finish();
     Ok(())
@@ -8742,9 +8753,10 @@ pub struct StreamAnswerArgs {
     pub leader_epoch: u32,
     pub kind: StreamAnswerKind,
     pub offset: u64,
-    pub epoch: Option<u32>,
+    pub epoch: u32,
     pub high_watermark: u64,
     pub log_start_offset: u64,
+    pub log_end_offset: u64,
     pub error: ErrorCode,
 }
 impl<'a> Default for StreamAnswerArgs {
@@ -8755,9 +8767,10 @@ impl<'a> Default for StreamAnswerArgs {
       leader_epoch: 0,
       kind: StreamAnswerKind::Start,
       offset: 0,
-      epoch: None,
+      epoch: 0,
       high_watermark: 0,
       log_start_offset: 0,
+      log_end_offset: 0,
       error: ErrorCode::None,
     }
   }
@@ -8786,7 +8799,7 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamAnswerBuilder<'a, 'b, A
   }
   #[inline]
   pub fn add_epoch(&mut self, epoch: u32) {
-    self.fbb_.push_slot_always::<u32>(StreamAnswer::VT_EPOCH, epoch);
+    self.fbb_.push_slot::<u32>(StreamAnswer::VT_EPOCH, epoch, 0);
   }
   #[inline]
   pub fn add_high_watermark(&mut self, high_watermark: u64) {
@@ -8795,6 +8808,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StreamAnswerBuilder<'a, 'b, A
   #[inline]
   pub fn add_log_start_offset(&mut self, log_start_offset: u64) {
     self.fbb_.push_slot::<u64>(StreamAnswer::VT_LOG_START_OFFSET, log_start_offset, 0);
+  }
+  #[inline]
+  pub fn add_log_end_offset(&mut self, log_end_offset: u64) {
+    self.fbb_.push_slot::<u64>(StreamAnswer::VT_LOG_END_OFFSET, log_end_offset, 0);
   }
   #[inline]
   pub fn add_error(&mut self, error: ErrorCode) {
@@ -8825,6 +8842,7 @@ impl ::core::fmt::Debug for StreamAnswer<'_> {
       ds.field("epoch", &self.epoch());
       ds.field("high_watermark", &self.high_watermark());
       ds.field("log_start_offset", &self.log_start_offset());
+      ds.field("log_end_offset", &self.log_end_offset());
       ds.field("error", &self.error());
       ds.finish()
   }

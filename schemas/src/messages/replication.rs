@@ -87,6 +87,8 @@ pub struct StreamAnswer {
     pub high_watermark: u64,
     /// The leader's log start.
     pub log_start_offset: u64,
+    /// The leader's log end: who has all below it has all that was committed before.
+    pub log_end_offset: u64,
     /// What to do.
     pub verdict: StreamVerdict,
 }
@@ -101,8 +103,8 @@ pub enum StreamVerdict {
     },
     /// Cut the log and ask again.
     EpochEnd {
-        /// The newest leadership of the leader that is not above the follower's newest; `None`: there is none.
-        epoch: Option<u32>,
+        /// The newest leadership in the leader's log that is not above the follower's newest.
+        epoch: u32,
         /// Where it ended in the leader's log.
         end_offset: u64,
     },

@@ -212,6 +212,7 @@ fn build_answer(b: &mut Builder, answer: &StreamAnswer) -> WIPOffset<wire::Strea
         leader_epoch: answer.leader_epoch,
         high_watermark: answer.high_watermark,
         log_start_offset: answer.log_start_offset,
+        log_end_offset: answer.log_end_offset,
         ..wire::StreamAnswerArgs::default()
     };
     match answer.verdict {
@@ -250,6 +251,7 @@ fn read_answer(t: wire::StreamAnswer<'_>) -> Result<StreamAnswer, DecodeError> {
         leader_epoch: t.leader_epoch(),
         high_watermark: t.high_watermark(),
         log_start_offset: t.log_start_offset(),
+        log_end_offset: t.log_end_offset(),
         verdict,
     })
 }

@@ -16,7 +16,14 @@ fn decoded(bytes: &[u8]) -> Result<StreamMessage, DecodeError> {
 }
 
 fn answer(stream: u32, verdict: StreamVerdict) -> StreamAnswer {
-    StreamAnswer { stream, leader_epoch: 4, high_watermark: 90, log_start_offset: 10, verdict }
+    StreamAnswer {
+        stream,
+        leader_epoch: 4,
+        high_watermark: 90,
+        log_start_offset: 10,
+        log_end_offset: 100,
+        verdict,
+    }
 }
 
 /// One of each kind.
@@ -61,8 +68,8 @@ fn samples() -> Vec<StreamMessage> {
         StreamMessage::Follow(vec![follow, StreamFollow { stream: 4, newest_epoch: None, ..follow }]),
         StreamMessage::Answer(vec![
             answer(3, StreamVerdict::Start { from_offset: 99 }),
-            answer(4, StreamVerdict::EpochEnd { epoch: Some(2), end_offset: 80 }),
-            answer(4, StreamVerdict::EpochEnd { epoch: None, end_offset: 0 }),
+            answer(4, StreamVerdict::EpochEnd { epoch: 2, end_offset: 80 }),
+            answer(4, StreamVerdict::EpochEnd { epoch: 0, end_offset: 0 }),
             answer(5, StreamVerdict::Reset { from_offset: 50 }),
             answer(6, StreamVerdict::Refuse { error: ErrorCode::NotLeader }),
         ]),
