@@ -2,7 +2,7 @@
 //!
 //! Owns: the shapes. `keys.rs` says under which key each lies and how it is encoded (JSON, so that an operator can
 //! read it with the service's own tools), `state.rs` joins them into one picture.
-//! Evolution: records gain optional fields; unknown fields are kept out of the way.
+//! Evolution: records gain optional fields; fields that this version does not know are ignored.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +17,15 @@ pub struct Incarnation(pub u64);
 /// Random identity of a data directory, made with it: paths change, the id stays; a new disk has another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DataDirId(pub u128);
+
+/// The cluster itself: made once, by its first node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterRecord {
+    /// Its random identity: nodes and data directories of another cluster are refused.
+    pub cluster_id: String,
+    /// Number of the format of everything that is stored beside it.
+    pub format: u32,
+}
 
 /// Where something listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +153,8 @@ pub struct PartitionLeader {
 pub struct PartitionRecord {
     /// All replicas, preferred leader first; never two of one node.
     pub replicas: Vec<ReplicaRecord>,
-    /// Those in sync; may name a replica that is lost and stands in `replicas` no more. Never empty.
+    /// Those in sync, each of them one of `replicas`. Never empty: the last one stays even if it is lost, because it
+    /// is the only one that had everything.
     pub isr: Vec<ReplicaId>,
     /// Who leads; `None`: nobody can.
     pub leader: Option<PartitionLeader>,
@@ -152,6 +162,47 @@ pub struct PartitionRecord {
     pub leader_epoch: LeaderEpoch,
     /// The epoch that began with an unclean election, if there was one: consumers are told of the truncation.
     pub unclean_epoch: Option<LeaderEpoch>,
+}
+
+impl PartitionRecord {
+    /// What always holds of it; the text says what does not. Each writer keeps it, each reader refuses the rest.
+    pub fn check(&self) -> Result<(), String> {
+        if self.replicas.is_empty() {
+            return Err("a partition has at least one replica".to_owned());
+        }
+        if self.isr.is_empty() {
+            return Err("the ISR is never empty".to_owned());
+        }
+        for (at, replica) in self.replicas.iter().enumerate() {
+            if self.replicas[..at].iter().any(|other| other.node == replica.node) {
+                return Err(format!("two replicas on node {}", replica.node));
+            }
+        }
+        for (at, member) in self.isr.iter().enumerate() {
+            if self.isr[..at].contains(member) {
+                return Err(format!("{member} is in the ISR twice"));
+            }
+            if self.replica(*member).is_none() {
+                return Err(format!("{member} is in the ISR but is no replica"));
+            }
+        }
+        match self.leader {
+            Some(leader) if !self.isr.contains(&leader.replica) => {
+                Err(format!("the leader {} is not in the ISR", leader.replica))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The place of a replica.
+    pub fn replica(&self, id: ReplicaId) -> Option<&ReplicaRecord> {
+        self.replicas.iter().find(|replica| replica.id() == id)
+    }
+
+    /// The replica that a node has.
+    pub fn on_node(&self, node: NodeId) -> Option<&ReplicaRecord> {
+        self.replicas.iter().find(|replica| replica.node == node)
+    }
 }
 
 /// Why a replica must not lead.
@@ -186,6 +237,16 @@ pub struct Suspicion {
     pub node: NodeId,
     /// About which start of it; says nothing about a later one.
     pub incarnation: Incarnation,
+}
+
+/// A topic that goes: its partitions have to follow, and their logs (persistent; the controller takes it away when the
+/// last partition is gone).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// The topic.
+    pub topic: TopicId,
+    /// Its name, for the directories.
+    pub name: String,
 }
 
 /// Logs that a node has to delete (persistent; the node takes it away when they are gone).
