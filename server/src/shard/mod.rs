@@ -17,6 +17,7 @@ pub mod listener;
 mod mesh;
 mod metadata;
 mod offsets;
+mod peer;
 mod plan;
 mod produce;
 mod reconcile;
