@@ -3,3 +3,4 @@
 //! Owns: nothing but the list of its files. `receive.rs` cuts frames out of what a socket delivers.
 
 mod receive;
+mod socket;
