@@ -2,5 +2,6 @@
 //!
 //! Owns: nothing but the list of its files. `receive.rs` cuts frames out of what a socket delivers.
 
+mod frames;
 mod receive;
 mod socket;
