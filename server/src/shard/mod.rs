@@ -28,6 +28,7 @@ mod state;
 mod stats;
 mod timers;
 mod transport;
+mod work;
 
 use std::io;
 use std::net::TcpListener;

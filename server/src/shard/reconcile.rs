@@ -1,289 +1,332 @@
-//! Making a shard what a snapshot says: logs are opened, closed and deleted.
+//! Making a shard what the newest snapshot says: logs are opened, given roles, closed and deleted.
 //!
-//! Owns: doing the steps of `plan.rs`, several at a time, and saying what recovery found and cut.
-//! Invariant: one snapshot is acted on at a time; those that came meanwhile are skipped but for the newest.
-//! Invariant: a log that should exist and does not is a failure, never an empty log in its place.
-//! Crash story: the process dies while a new log is made. Its partition is still new in the metadata, so the next
-//! start makes it or opens what is there. It dies while a log is deleted: the metadata remembers the deleted topic,
-//! and the control thread removes what is left.
+//! Owns: which work is under way, and when the control thread hears that a snapshot was acted on. What to do is in
+//! `plan.rs`, how in `work.rs`.
+//! Invariant: at most one piece of work is under way for a partition; when it is done, the partition is looked at
+//! again, by the newest snapshot. So no snapshot waits for another one's work.
+//! Invariant: a snapshot counts as acted on when nothing is under way any more. An opening that takes longer than
+//! [`OPENING_PATIENCE_MS`] (a disk that hangs) is not waited for: its partition is reported as not served.
+//! Limits: [`OPENINGS_MAX`] pieces of work at a time for each data directory, so that one disk that hangs does not
+//! hold up the others; roles are changed with a yield every [`TURN_ROLES`], so that a thousand elections at a time
+//! hold nobody up.
+//! Crash story: see `work.rs`.
 
-use std::io;
-use std::path::Path;
-use std::rc::Rc;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use corelog_engine::TopicPartition;
-use corelog_engine::disk::Disk;
-use corelog_engine::log::{FlushPolicy, RecoveryReport};
-use corelog_engine::{Engine, Log};
-use corelog_replication::Partition;
-use corelog_schemas::{ErrorCode, Failure};
-use futures_util::stream::{self, StreamExt};
+use futures_util::future::{Either, select};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use glommio::timer::sleep;
+use rustc_hash::FxHashMap;
 
-use super::disk::ShardDisk;
-use super::failures;
-use super::plan::{Opening, Step, plan};
-use super::registry::{Entry, ShardPartition, State};
+use super::plan::{Step, plan, plan_one};
+use super::registry::State;
 use super::state::{Shard, SharedShard};
-use crate::control::{
-    DataDirIndex, LocalReplica, PartitionFailure, PartitionMetadata, ShardReport, Snapshot, TopicMetadata,
-};
+use super::work::{self, Done};
+use crate::control::{DataDirIndex, MadeLog, PartitionFailure, ShardReport, Snapshot, SnapshotVersion};
 
-/// Logs that are opened at a time: each reads in pieces of a buffer, so more would only wait for memory and disk.
+/// Logs that are opened, closed or deleted at a time in one data directory: each opening reads in pieces of a buffer,
+/// so more would only wait for memory and disk.
 const OPENINGS_MAX: usize = 32;
+
+/// How long a snapshot waits for an opening. A log of a sound disk opens in far less, even after a crash.
+const OPENING_PATIENCE_MS: u64 = 10_000;
+
+/// How often overdue openings and logs that could not be made are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Roles changed in one go; each is some microseconds.
+const TURN_ROLES: usize = 32;
 
 /// How often a long opening is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Acts on snapshots as they come, until the channel closes.
-pub(super) async fn run(shard: SharedShard, snapshots: flume::Receiver<std::sync::Arc<Snapshot>>) {
-    while let Ok(first) = snapshots.recv_async().await {
-        let newest = snapshots.try_iter().last().unwrap_or(first);
-        apply(&shard, &newest).await;
-        shard.applied.set(newest.version);
-        let failures = failures_of(&shard);
-        let (id, version) = (shard.id, newest.version);
-        shard.report(ShardReport::Applied { shard: id, version, failures }).await;
+/// Acts on snapshots as they come, until the channel closes; then finishes what is under way.
+pub(super) async fn run(shard: SharedShard, snapshots: flume::Receiver<Arc<Snapshot>>) {
+    let Ok(first) = snapshots.recv_async().await else { return };
+    let mut reconciler = Reconciler::new(shard, first);
+    reconciler.look_at_all().await;
+    loop {
+        reconciler.tell().await;
+        match reconciler.next(&snapshots).await {
+            Woken::Snapshot(snapshot) => {
+                reconciler.newest = snapshots.try_iter().last().unwrap_or(snapshot);
+                reconciler.look_at_all().await;
+            }
+            Woken::Done(done) => reconciler.finished(done),
+            Woken::Look => reconciler.try_again(),
+            Woken::End => return reconciler.finish().await,
+        }
     }
 }
 
+enum Woken {
+    Snapshot(Arc<Snapshot>),
+    Done(Finished),
+    Look,
+    End,
+}
+
+/// A piece of work that is done.
+struct Finished {
+    of: Piece,
+    done: Done,
+}
+
+/// What a piece of work is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Piece {
+    /// A partition, whose log is in that directory.
+    Partition(TopicPartition, DataDirIndex),
+    /// The names of new logs in a directory.
+    Names(DataDirIndex),
+}
+
+type Work = Pin<Box<dyn Future<Output = Finished>>>;
+
+/// Work of one data directory.
+#[derive(Default)]
+struct Lane {
+    queued: VecDeque<Step>,
+    active: usize,
+    /// Logs that were made and whose names are not durable yet.
+    made: Vec<MadeLog>,
+    /// Since when names are being made durable, if they are.
+    syncing_since_ms: Option<u64>,
+}
+
+struct Reconciler {
+    shard: SharedShard,
+    newest: Arc<Snapshot>,
+    work: FuturesUnordered<Work>,
+    /// Partitions with work under way or queued, and since when.
+    busy: FxHashMap<TopicPartition, Busy>,
+    lanes: FxHashMap<DataDirIndex, Lane>,
+    told: Option<(SnapshotVersion, Vec<PartitionFailure>)>,
+    progress: Progress,
+}
+
+struct Busy {
+    since_ms: u64,
+    is_opening: bool,
+}
+
+impl Reconciler {
+    fn new(shard: SharedShard, newest: Arc<Snapshot>) -> Self {
+        Self {
+            shard,
+            newest,
+            work: FuturesUnordered::new(),
+            busy: FxHashMap::default(),
+            lanes: FxHashMap::default(),
+            told: None,
+            progress: Progress::default(),
+        }
+    }
+
+    async fn next(&mut self, snapshots: &flume::Receiver<Arc<Snapshot>>) -> Woken {
+        let snapshot = std::pin::pin!(snapshots.recv_async());
+        let work = &mut self.work;
+        let done = std::pin::pin!(async move {
+            match work.next().await {
+                Some(done) => Woken::Done(done),
+                None => std::future::pending().await,
+            }
+        });
+        let look = std::pin::pin!(sleep(LOOK_INTERVAL));
+        let other = select(done, look);
+        match select(snapshot, other).await {
+            Either::Left((Ok(snapshot), _)) => Woken::Snapshot(snapshot),
+            Either::Left((Err(_), _)) => Woken::End,
+            Either::Right((Either::Left((done, _)), _)) => done,
+            Either::Right((Either::Right(_), _)) => Woken::Look,
+        }
+    }
+
+    /// Starts all steps that the newest snapshot asks for.
+    async fn look_at_all(&mut self) {
+        self.shard.replication_is(&self.newest);
+        let now_ms = self.shard.clock.elapsed_ms();
+        let steps = plan(&self.shard.registry.entries(), &self.newest, self.shard.id, now_ms);
+        for (count, step) in (1usize..).zip(steps) {
+            self.start(step);
+            if count.is_multiple_of(TURN_ROLES) {
+                glommio::yield_if_needed().await;
+            }
+        }
+    }
+
+    /// Looks at the partitions whose log could not be opened or made, when their time has come.
+    fn try_again(&mut self) {
+        for id in self.shard.registry.due(self.shard.clock.elapsed_ms()) {
+            self.look_at(id);
+        }
+    }
+
+    fn look_at(&mut self, id: TopicPartition) {
+        let now_ms = self.shard.clock.elapsed_ms();
+        // Each step brings the partition nearer to what the snapshot says; those done at once are a few.
+        while !self.busy.contains_key(&id) {
+            let registry = &self.shard.registry;
+            let step = registry.with(id, |entry| plan_one(id, entry, &self.newest, self.shard.id, now_ms));
+            let Some(step) = step else { return };
+            self.start(step);
+        }
+    }
+
+    /// Does what can be done at once, and queues what takes the disk.
+    fn start(&mut self, step: Step) {
+        let id = step.id();
+        if self.busy.contains_key(&id) {
+            return;
+        }
+        let data_dir = match &step {
+            Step::SetOptions(..) | Step::Assign(..) | Step::Confirm(_) | Step::TakeOffline { .. } => {
+                return work::do_now(&self.shard, &self.newest, step);
+            }
+            Step::Open(opening) => {
+                self.progress.wanted += 1;
+                work::begin_opening(&self.shard, &self.newest, opening);
+                opening.data_dir
+            }
+            Step::Close(_) | Step::Delete(_) => {
+                let data_dir = self.shard.registry.with(id, |entry| entry.map(|entry| entry.data_dir));
+                data_dir.unwrap_or(DataDirIndex(0))
+            }
+        };
+        let is_opening = matches!(step, Step::Open(_));
+        self.busy.insert(id, Busy { since_ms: self.shard.clock.elapsed_ms(), is_opening });
+        self.lanes.entry(data_dir).or_default().queued.push_back(step);
+        self.fill(data_dir);
+    }
+
+    /// Begins queued work while there is room.
+    fn fill(&mut self, data_dir: DataDirIndex) {
+        let lane = self.lanes.entry(data_dir).or_default();
+        while lane.active < OPENINGS_MAX
+            && let Some(step) = lane.queued.pop_front()
+        {
+            lane.active += 1;
+            let (shard, snapshot) = (self.shard.clone(), self.newest.clone());
+            let of = Piece::Partition(step.id(), data_dir);
+            self.work.push(Box::pin(async move {
+                Finished { of, done: work::do_on_disk(&shard, &snapshot, step).await }
+            }));
+        }
+        if !lane.made.is_empty() && lane.syncing_since_ms.is_none() {
+            lane.syncing_since_ms = Some(self.shard.clock.elapsed_ms());
+            let made = std::mem::take(&mut lane.made);
+            let (shard, snapshot) = (self.shard.clone(), self.newest.clone());
+            let of = Piece::Names(data_dir);
+            self.work.push(Box::pin(async move {
+                work::confirm_names(&shard, &snapshot, data_dir, made).await;
+                Finished { of, done: Done::Other }
+            }));
+        }
+    }
+
+    fn finished(&mut self, Finished { of, done }: Finished) {
+        match of {
+            Piece::Names(data_dir) => {
+                self.lanes.entry(data_dir).or_default().syncing_since_ms = None;
+                self.fill(data_dir);
+            }
+            Piece::Partition(id, data_dir) => {
+                self.busy.remove(&id);
+                let lane = self.lanes.entry(data_dir).or_default();
+                lane.active -= 1;
+                match done {
+                    Done::Opened { scanned_bytes, made } => {
+                        lane.made.extend(made);
+                        self.progress.opened(self.shard.id.0, scanned_bytes);
+                    }
+                    Done::NotOpened => self.progress.wanted = self.progress.wanted.saturating_sub(1),
+                    Done::Other => {}
+                }
+                self.look_at(id);
+                self.fill(data_dir);
+            }
+        }
+    }
+
+    /// Tells the control thread how far this shard is, if that has changed.
+    async fn tell(&mut self) {
+        let now_ms = self.shard.clock.elapsed_ms();
+        let is_waited_for = |busy: &Busy| !busy.is_opening || now_ms < busy.since_ms + OPENING_PATIENCE_MS;
+        let names = self.lanes.values().filter_map(|lane| lane.syncing_since_ms);
+        let mut names = names.map(|since_ms| Busy { since_ms, is_opening: true });
+        if self.busy.values().any(is_waited_for) || names.any(|busy| is_waited_for(&busy)) {
+            return;
+        }
+        self.progress.all_open(self.shard.id.0);
+        let version = self.newest.version;
+        let failures = failures_of(&self.shard);
+        if self.told.as_ref().is_some_and(|told| told.0 == version && told.1 == failures) {
+            return;
+        }
+        self.shard.applied.set(version);
+        self.told = Some((version, failures.clone()));
+        self.shard.report(ShardReport::Applied { shard: self.shard.id, version, failures }).await;
+    }
+
+    /// Waits for the work that is under way; what is queued is left.
+    async fn finish(mut self) {
+        self.lanes.values_mut().for_each(|lane| lane.queued.clear());
+        while let Some(Finished { of, done }) = self.work.next().await {
+            let Piece::Partition(_, data_dir) = of else { continue };
+            if let Done::Opened { made: Some(made), .. } = done {
+                work::confirm_names(&self.shard, &self.newest, data_dir, vec![made]).await;
+            }
+        }
+    }
+}
+
+/// Everything of this shard that is not served, in order.
 fn failures_of(shard: &Shard) -> Vec<PartitionFailure> {
     let entries = shard.registry.entries().into_iter();
     let failed = entries.filter_map(|(partition, entry)| match entry.state {
-        State::Failed(failure) => Some(PartitionFailure { partition, failure }),
-        State::Opening | State::Open(_) | State::Leaving => None,
+        State::Failed(trouble) => Some(PartitionFailure { partition, failure: trouble.failure }),
+        State::Opening => Some(PartitionFailure { partition, failure: work::being_opened() }),
+        State::Open(_) | State::Leaving => None,
     });
-    failed.collect()
+    let mut failures: Vec<_> = failed.collect();
+    failures.sort_by_key(|failure| failure.partition);
+    failures
 }
 
-async fn apply(shard: &Shard, snapshot: &Snapshot) {
-    let steps = plan(&shard.registry.entries(), snapshot, shard.id);
-    let openings = steps.iter().filter(|step| matches!(step, Step::Open(_))).count();
-    let began = Instant::now();
-    let mut progress = Progress { shard: shard.id.0, openings, opened: 0, scanned_bytes: 0, told: began };
-    let mut work = stream::iter(steps).map(|step| act(shard, snapshot, step)).buffer_unordered(OPENINGS_MAX);
-    let mut made_in: Vec<DataDirIndex> = Vec::new();
-    while let Some(done) = work.next().await {
-        match done {
-            Done::Opened { scanned_bytes } => progress.opened(scanned_bytes),
-            Done::Made(data_dir) => {
-                progress.opened(0);
-                if !made_in.contains(&data_dir) {
-                    made_in.push(data_dir);
-                }
-            }
-            Done::Other => {}
-        }
-    }
-    for data_dir in made_in {
-        sync_topic_directories(shard, snapshot, data_dir).await;
-    }
-    if openings > 0 {
-        let Progress { opened, scanned_bytes, .. } = progress;
-        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(shard = shard.id.0, opened, openings, scanned_bytes, ms, "partitions are open");
-    }
-}
-
-/// What a step came to.
-enum Done {
-    Opened { scanned_bytes: u64 },
-    Made(DataDirIndex),
-    Other,
-}
-
+/// What is said of many openings.
+#[derive(Default)]
 struct Progress {
-    shard: u16,
-    openings: usize,
+    began: Option<Instant>,
+    wanted: usize,
     opened: usize,
     scanned_bytes: u64,
-    told: Instant,
+    told: Option<Instant>,
 }
 
 impl Progress {
-    fn opened(&mut self, scanned_bytes: u64) {
+    fn opened(&mut self, shard: u16, scanned_bytes: u64) {
         self.opened += 1;
         self.scanned_bytes += scanned_bytes;
-        if self.told.elapsed() >= PROGRESS_INTERVAL {
-            self.told = Instant::now();
-            let Self { shard, openings, opened, scanned_bytes, .. } = *self;
+        let told = *self.told.get_or_insert_with(Instant::now);
+        self.began.get_or_insert(told);
+        if told.elapsed() >= PROGRESS_INTERVAL {
+            self.told = Some(Instant::now());
+            let Self { wanted: openings, opened, scanned_bytes, .. } = *self;
             tracing::info!(shard, opened, openings, scanned_bytes, "opening partitions");
         }
     }
-}
 
-async fn act(shard: &Shard, snapshot: &Snapshot, step: Step) -> Done {
-    match step {
-        Step::Open(opening) => return open(shard, snapshot, &opening).await,
-        Step::SetOptions(id, options) => shard.registry.set_options(id, options),
-        Step::TakeOffline { id, data_dir, options, failure } => {
-            let open = shard.partition(id);
-            let dir = directory(snapshot, id);
-            shard.registry.put(id, Entry { data_dir, dir, options, state: State::Failed(failure) });
-            if let Ok(partition) = open {
-                // Not waited for: a disk that hangs must not hold up what others ask for. The directory counts as
-                // unclean whether it succeeds or not.
-                glommio::spawn_local(async move { close_log(&partition).await }).detach();
-            }
-        }
-        Step::Close(id) => {
-            close(shard, id).await;
-            shard.registry.remove(id);
-        }
-        Step::Delete(id) => delete(shard, id).await,
-    }
-    Done::Other
-}
-
-fn directory(snapshot: &Snapshot, id: TopicPartition) -> Rc<Path> {
-    match find(snapshot, id) {
-        Some((topic, partition, local)) => snapshot.log_directory(topic, partition.id, local).into(),
-        None => Path::new("").into(),
-    }
-}
-
-fn find(
-    snapshot: &Snapshot,
-    id: TopicPartition,
-) -> Option<(&TopicMetadata, &PartitionMetadata, &LocalReplica)> {
-    let topic = snapshot.topic_by_id(id.topic)?;
-    let partition = topic.partition(id.partition)?;
-    Some((topic, partition, partition.local.as_ref()?))
-}
-
-async fn open(shard: &Shard, snapshot: &Snapshot, opening: &Opening) -> Done {
-    let Opening { id, data_dir, options } = *opening;
-    let (topic, partition, local) = find(snapshot, id).expect("the plan was made from this snapshot");
-    let dir: Rc<Path> = snapshot.log_directory(topic, partition.id, local).into();
-    let entry = |state| Entry { data_dir, dir: dir.clone(), options, state };
-    shard.registry.put(id, entry(State::Opening));
-    let (state, done) = match open_log(shard, snapshot, opening, local, &dir).await {
-        Ok((log, report)) => match Partition::lead(id, snapshot.node, log, partition.leader_epoch) {
-            Ok(open) => {
-                let done = report.map_or(Done::Made(data_dir), |report| {
-                    tell_recovery(&dir, &report, options.flush);
-                    Done::Opened { scanned_bytes: report.scanned_bytes }
-                });
-                (State::Open(open), done)
-            }
-            Err(error) => (State::Failed(failures::of_append(&error)), Done::Other),
-        },
-        Err(failure) => (State::Failed(failure), Done::Other),
-    };
-    if let State::Failed(failure) = &state {
-        tracing::error!(topic = &*topic.name, partition = partition.id.0, %failure, "cannot open a partition");
-    }
-    shard.registry.set_state(id, state);
-    done
-}
-
-/// Opens a log, or makes it; the report is `None` if it was made.
-async fn open_log(
-    shard: &Shard,
-    snapshot: &Snapshot,
-    opening: &Opening,
-    local: &LocalReplica,
-    dir: &Path,
-) -> Result<(Log<ShardDisk>, Option<RecoveryReport>), Failure> {
-    let engine = engine(shard, opening.data_dir)?;
-    let is_there = match engine.disk().list(dir).await {
-        Ok(entries) => !entries.is_empty(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => {
-            let message = format!("cannot list {}: {error}", dir.display());
-            return Err(Failure::new(ErrorCode::StorageFailed, message));
-        }
-    };
-    if !is_there && !local.is_new {
-        let message = format!(
-            "{} is missing, although the log was made: was a disk swapped or a directory removed? Restore it, or \
-             delete the topic",
-            dir.display()
-        );
-        return Err(Failure::new(ErrorCode::PartitionOffline, message));
-    }
-    if !is_there {
-        let log = engine.create_log(dir, local.log_id, opening.options).await;
-        return log.map(|log| (log, None)).map_err(|error| failures::of_open(&error));
-    }
-    let was_clean = snapshot.data_dir(opening.data_dir).was_clean;
-    let opened = engine.open_log(dir, local.log_id, opening.options, was_clean).await;
-    opened.map(|(log, report)| (log, Some(report))).map_err(|error| failures::of_open(&error))
-}
-
-fn engine(shard: &Shard, data_dir: DataDirIndex) -> Result<&Engine<ShardDisk>, Failure> {
-    shard.engines.get(data_dir.index()).and_then(Option::as_ref).ok_or_else(|| {
-        Failure::new(ErrorCode::PartitionOffline, "the data directory was offline when the node started")
-    })
-}
-
-/// Says what recovery found. A cut with sound batches behind it is damage: committed records may be among them.
-fn tell_recovery(dir: &Path, report: &RecoveryReport, flush: FlushPolicy) {
-    let dir = dir.display();
-    if let Some(cut) = &report.cut {
-        let (path, at) = (cut.path.display(), cut.position);
-        if cut.sound_batch_behind {
-            let saved = &cut.saved_aside;
-            tracing::error!(
-                %path, at, offset = cut.offset.0, bytes = cut.bytes, reason = cut.reason, ?saved,
-                "the end of a log was damaged, not torn; it was cut there and saved aside: acked records may be missing"
-            );
-        } else {
-            tracing::warn!(
-                %path, at, offset = cut.offset.0, bytes = cut.bytes, reason = cut.reason,
-                "cut the torn end of a log; with flush = commit it was never acked"
-            );
-        }
-    }
-    if report.power_loss_possible && matches!(flush, FlushPolicy::Interval { .. }) {
-        tracing::warn!(%dir, "this host has lost power or was reset; with flush = interval acked records may be missing");
-    }
-    if !report.was_clean {
-        tracing::debug!(%dir, scanned = report.scanned_bytes, batches = report.recovered_batches, "recovered");
-    }
-}
-
-/// Syncs and closes a log. What fails is said, and found by the next start.
-async fn close(shard: &Shard, id: TopicPartition) {
-    let Ok(partition) = shard.partition(id) else { return };
-    shard.registry.set_state(id, State::Leaving);
-    close_log(&partition).await;
-}
-
-async fn close_log(partition: &ShardPartition) {
-    if let Err(failure) = partition.log().close().await {
-        tracing::error!(dir = %partition.log().dir().display(), %failure, "cannot close a log cleanly");
-    }
-}
-
-async fn delete(shard: &Shard, id: TopicPartition) {
-    let Some(entry) = shard.registry.with(id, |entry| entry.cloned()) else { return };
-    shard.registry.set_state(id, State::Leaving);
-    let result = match (&entry.state, engine(shard, entry.data_dir)) {
-        (State::Open(partition), _) => partition.log().delete().await,
-        (State::Failed(_) | State::Opening | State::Leaving, Ok(engine)) => {
-            engine.disk().remove_dir_all(&entry.dir).await
-        }
-        // The disk is away; the control thread remembers the topic and removes it when the disk is back.
-        (State::Failed(_) | State::Opening | State::Leaving, Err(_)) => Ok(()),
-    };
-    if let Err(error) = result {
-        tracing::error!(dir = %entry.dir.display(), %error, "cannot delete a log; it is tried again at the next start");
-    }
-    if let Some(topic_dir) = entry.dir.parent() {
-        // Fails while another partition is still there: the last one takes it away.
-        let _ = std::fs::remove_dir(topic_dir);
-    }
-    shard.registry.remove(id);
-}
-
-/// Makes the names of new topic directories durable. A log's own directory was synced when it was made.
-async fn sync_topic_directories(shard: &Shard, snapshot: &Snapshot, data_dir: DataDirIndex) {
-    let root = &snapshot.data_dir(data_dir).path;
-    let Ok(engine) = engine(shard, data_dir) else { return };
-    for dir in [root.join("topics"), root.clone()] {
-        if let Err(error) = engine.disk().sync_dir(&dir).await {
-            tracing::error!(dir = %dir.display(), %error, "cannot make new topics durable");
+    fn all_open(&mut self, shard: u16) {
+        let Self { began, wanted: openings, opened, scanned_bytes, .. } = std::mem::take(self);
+        if opened > 0 {
+            let elapsed = began.map_or(Duration::ZERO, |began| began.elapsed());
+            let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(shard, opened, openings, scanned_bytes, ms, "partitions are open");
         }
     }
 }

@@ -2,18 +2,19 @@
 //!
 //! Owns: which partitions there are and what state each is in. Invariant: a partition is in it exactly if the last
 //! snapshot that was acted on places it here, or its log is just being closed or deleted.
-//! Not here: what to do about a difference to a snapshot (`plan.rs`), doing it (`reconcile.rs`).
+//! Not here: what to do about a difference to a snapshot (`plan.rs`), doing it (`reconcile.rs`, `work.rs`).
 
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
-use corelog_engine::{LogOptions, TopicPartition};
+use corelog_engine::{LogId, LogOptions, TopicPartition};
 use corelog_replication::Partition;
 use corelog_schemas::Failure;
 use rustc_hash::FxHashMap;
 
 use super::disk::ShardDisk;
+use super::plan::Told;
 use crate::control::DataDirIndex;
 
 /// A partition on the real disk.
@@ -26,10 +27,43 @@ pub(super) struct Entry {
     pub(super) data_dir: DataDirIndex,
     /// In which directory.
     pub(super) dir: Rc<Path>,
+    /// Which log it is.
+    pub(super) log_id: LogId,
     /// The options that its log has, or will be opened with.
     pub(super) options: LogOptions,
     /// Whether it serves.
     pub(super) state: State,
+    /// A snapshot has said that its log is on the node's durable list: it may take a role.
+    pub(super) is_confirmed: bool,
+    /// The part in the leadership that it was told last.
+    pub(super) told: Option<Told>,
+}
+
+impl Entry {
+    /// Why it is not open, if it is not and will not be by itself.
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        match &self.state {
+            State::Failed(trouble) => Some(&trouble.failure),
+            State::Opening | State::Open(_) | State::Leaving => None,
+        }
+    }
+
+    /// Whether it is time to try again to open it.
+    pub(super) fn is_due(&self, now_ms: u64) -> bool {
+        match &self.state {
+            State::Failed(trouble) => trouble.retry_at_ms.is_some_and(|at| at <= now_ms),
+            State::Opening | State::Open(_) | State::Leaving => false,
+        }
+    }
+}
+
+/// Why a log is not open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// What clients are told.
+    pub(super) failure: Failure,
+    /// When it is tried again, on the shard's clock; `None`: it does not mend itself.
+    pub(super) retry_at_ms: Option<u64>,
 }
 
 /// What can be asked of a partition now.
@@ -40,7 +74,7 @@ pub(super) enum State {
     /// It serves.
     Open(ShardPartition),
     /// It does not.
-    Failed(Failure),
+    Failed(Trouble),
     /// Its log is being closed or deleted.
     Leaving,
 }
@@ -62,8 +96,13 @@ impl Registry {
 
     /// Changes the state of one that is there.
     pub(super) fn set_state(&self, id: TopicPartition, state: State) {
+        self.change(id, |entry| entry.state = state);
+    }
+
+    /// Changes one that is there.
+    pub(super) fn change(&self, id: TopicPartition, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.0.borrow_mut().get_mut(&id) {
-            entry.state = state;
+            change(entry);
         }
     }
 
@@ -92,6 +131,12 @@ impl Registry {
     /// All of them, in no order.
     pub(super) fn entries(&self) -> Vec<(TopicPartition, Entry)> {
         self.0.borrow().iter().map(|(id, entry)| (*id, entry.clone())).collect()
+    }
+
+    /// Those that it is time to try to open again.
+    pub(super) fn due(&self, now_ms: u64) -> Vec<TopicPartition> {
+        let entries = self.0.borrow();
+        entries.iter().filter(|(_, entry)| entry.is_due(now_ms)).map(|(id, _)| *id).collect()
     }
 
     /// The open ones, in no order.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use corelog_engine::buffer::BufferPool;
 use corelog_engine::{Engine, PartitionId, TopicId, TopicPartition};
 use corelog_net::native::Sessions;
+use corelog_replication::cluster::ReplicaFault;
 use corelog_schemas::messages::{PartitionRef, TopicRef};
 use corelog_schemas::{ErrorCode, Failure};
 
@@ -18,7 +19,9 @@ use super::clock::Clock;
 use super::counters::{Counters, count};
 use super::disk::{ShardDisk, SyncTimes};
 use super::mesh::MeshRequest;
+use super::plan::Told;
 use super::registry::{Registry, ShardPartition, State};
+use super::work;
 use crate::control::{
     DataDirState, PartitionMetadata, ShardId, ShardReport, Snapshot, SnapshotVersion, TopicMetadata,
 };
@@ -72,11 +75,8 @@ impl Shard {
     pub(super) fn partition(&self, id: TopicPartition) -> Result<ShardPartition, Failure> {
         self.registry.with(id, |entry| match entry.map(|entry| &entry.state) {
             Some(State::Open(partition)) => Ok(partition.clone()),
-            Some(State::Failed(failure)) => Err(failure.clone()),
-            Some(State::Opening) => Err(Failure::new(
-                ErrorCode::PartitionOffline,
-                "the partition is being opened; try again soon",
-            )),
+            Some(State::Failed(trouble)) => Err(trouble.failure.clone()),
+            Some(State::Opening) => Err(work::being_opened()),
             Some(State::Leaving) | None => Err(self.not_here(id)),
         })
     }
@@ -88,7 +88,7 @@ impl Shard {
         match self.snapshot.borrow().partition(id) {
             None => ErrorCode::UnknownTopicOrPartition.into(),
             Some(place) if place.local.as_ref().is_some_and(|local| local.shard == self.id) => {
-                Failure::new(ErrorCode::PartitionOffline, "the partition is being opened; try again soon")
+                work::being_opened()
             }
             Some(_) => ErrorCode::NotLeader.into(),
         }
@@ -116,6 +116,22 @@ impl Shard {
         count(&self.counters.forwarded);
         let Some(queue) = self.mesh.get(shard.index()) else { return Err(ErrorCode::NotLeader.into()) };
         queue.send_async(request).await.map_err(|_| ErrorCode::ShuttingDown.into())
+    }
+
+    /// Takes in whether this node is cut off from the coordination service.
+    pub(super) fn replication_is(&self, _snapshot: &Snapshot) {}
+
+    /// Gives an open partition its part in a leadership.
+    pub(super) fn assign(&self, id: TopicPartition, told: Told) {
+        self.registry.change(id, |entry| entry.told = Some(told));
+    }
+
+    /// Lets go of a partition whose log is about to be closed.
+    pub(super) fn let_go(&self, _id: TopicPartition) {}
+
+    /// Says that a replica must not lead.
+    pub(super) async fn report_fault(&self, fault: ReplicaFault) {
+        self.report(ShardReport::Fault(fault)).await;
     }
 
     /// Waits for room and sends; a control thread that has gone needs no reports.

@@ -54,7 +54,7 @@ fn partitions(shard: &Shard) -> Vec<PartitionStats> {
                     failure: partition.failure().map(|failure| failure.to_string()),
                 }
             }
-            State::Failed(failure) => not_open(id, failure.to_string()),
+            State::Failed(trouble) => not_open(id, trouble.failure.to_string()),
             State::Opening => not_open(id, "it is being opened".to_owned()),
             State::Leaving => not_open(id, "it is being closed".to_owned()),
         })

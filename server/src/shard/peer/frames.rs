@@ -101,7 +101,8 @@ impl<T: Transport> Frames<T> {
             let sent = if until == first + 1 {
                 self.transport.write_vectored(&[IoSlice::new(&part(first)[done..])]).await?
             } else {
-                let parts = (first..until).map(|i| IoSlice::new(if i == first { &part(i)[done..] } else { part(i) }));
+                let parts =
+                    (first..until).map(|i| IoSlice::new(if i == first { &part(i)[done..] } else { part(i) }));
                 let parts: Vec<IoSlice<'_>> = parts.collect();
                 self.transport.write_vectored(&parts).await?
             };
@@ -248,7 +249,8 @@ mod tests {
             let parts = payload(&pool, 20, 1 << 20);
             {
                 let sender = one.clone();
-                let task = glommio::spawn_local(async move { sender.send(encode(1, 20 << 20), &parts).await });
+                let task =
+                    glommio::spawn_local(async move { sender.send(encode(1, 20 << 20), &parts).await });
                 glommio::timer::sleep(std::time::Duration::from_millis(20)).await;
                 task.cancel().await;
             }
