@@ -6,6 +6,7 @@
 //! Not here: whether a change makes sense (`admin.rs`).
 
 mod embedded;
+pub mod zookeeper;
 
 use std::collections::BTreeMap;
 
