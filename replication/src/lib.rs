@@ -21,6 +21,7 @@
 //! Not here: electing leaders, copying to followers, deciding who is in sync. They come beside `leader.rs`, as
 //! machines of their own, and feed it events.
 
+pub mod agent;
 mod assignment;
 pub mod cluster;
 pub mod coordination;

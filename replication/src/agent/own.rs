@@ -1,0 +1,147 @@
+//! The ephemeral keys of this node: what it wants to be there, against what is. Pure.
+//!
+//! Owns: which keys this node keeps (its registration, faults of its replicas, suspicions) and the commits that
+//! bring the store to it. Level-triggered: asked again after each change, empty when all is there.
+//! Invariant: a key counts as kept only if it was made in the present session: one that an older session made goes
+//! with that session, so it is made again.
+//! Crash story: the process restarts before the session of its former life has expired. The old registration is
+//! still there, and is replaced in one commit, so that others see one incarnation follow the other.
+
+use std::collections::BTreeMap;
+
+use crate::coordination::{Key, Op, Value, Version};
+
+/// What is stored under a key now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct There {
+    pub(super) value: Value,
+    pub(super) version: Version,
+}
+
+/// What this node keeps, and in which session it made it.
+#[derive(Debug, Default)]
+pub(super) struct OwnKeys {
+    wanted: BTreeMap<Key, Value>,
+    /// Session in which each key was made; keys that are wanted no more stay until they are gone.
+    made: BTreeMap<Key, u64>,
+}
+
+impl OwnKeys {
+    /// Keeps a value under a key from now on.
+    pub(super) fn want(&mut self, key: Key, value: Value) {
+        self.wanted.insert(key, value);
+    }
+
+    /// Keeps it no more.
+    pub(super) fn drop(&mut self, key: &str) {
+        self.wanted.remove(key);
+    }
+
+    /// Keeps nothing more.
+    pub(super) fn drop_all(&mut self) {
+        self.wanted.clear();
+    }
+
+    /// Whether a key was made in this session.
+    pub(super) fn is_made(&self, key: &str, session: u64) -> bool {
+        self.made.get(key) == Some(&session)
+    }
+
+    /// A commit of [`OwnKeys::missing`] for this key succeeded in this session.
+    pub(super) fn stored(&mut self, key: &str, session: u64) {
+        if self.wanted.contains_key(key) {
+            self.made.insert(key.to_owned(), session);
+        } else {
+            self.made.remove(key);
+        }
+    }
+
+    /// One commit for each key that is not as wanted.
+    pub(super) fn missing(
+        &self,
+        session: u64,
+        stored: impl Fn(&str) -> Option<There>,
+    ) -> Vec<(Key, Vec<Op>)> {
+        let wanted = self.wanted.iter().filter_map(|(key, value)| {
+            let is_ours = self.made.get(key) == Some(&session);
+            let create = Op::Create { key: key.clone(), value: value.clone(), is_ephemeral: true };
+            let ops = match stored(key) {
+                None => vec![create],
+                Some(there) if !is_ours => {
+                    vec![Op::Delete { key: key.clone(), version: there.version }, create]
+                }
+                Some(there) if there.value != *value => {
+                    vec![Op::Put { key: key.clone(), value: value.clone(), version: there.version }]
+                }
+                Some(_) => return None,
+            };
+            Some((key.clone(), ops))
+        });
+        let unwanted = self.made.keys().filter(|key| !self.wanted.contains_key(*key)).filter_map(|key| {
+            let there = stored(key)?;
+            Some((key.clone(), vec![Op::Delete { key: key.clone(), version: there.version }]))
+        });
+        wanted.chain(unwanted).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(text: &str) -> Value {
+        text.as_bytes().into()
+    }
+
+    fn there(text: &str, version: i64) -> Option<There> {
+        Some(There { value: value(text), version: Version(version) })
+    }
+
+    fn create(text: &str) -> Op {
+        Op::Create { key: "/k".into(), value: value(text), is_ephemeral: true }
+    }
+
+    fn delete(version: i64) -> Op {
+        Op::Delete { key: "/k".into(), version: Version(version) }
+    }
+
+    fn check(own: &OwnKeys, session: u64, stored: Option<There>, expected: &[Op]) {
+        let ops: Vec<Op> =
+            own.missing(session, |_| stored.clone()).into_iter().flat_map(|(_, ops)| ops).collect();
+        assert_eq!(ops, expected);
+    }
+
+    #[test]
+    fn a_key_is_made_changed_and_taken_away() {
+        let mut own = OwnKeys::default();
+        own.want("/k".into(), value("a"));
+        check(&own, 1, None, &[create("a")]);
+        own.stored("/k", 1);
+        check(&own, 1, there("a", 0), &[]);
+        own.want("/k".into(), value("b"));
+        let put = Op::Put { key: "/k".into(), value: value("b"), version: Version(0) };
+        check(&own, 1, there("a", 0), &[put]);
+        own.stored("/k", 1);
+        own.drop("/k");
+        check(&own, 1, there("b", 1), &[delete(1)]);
+        own.stored("/k", 1);
+        check(&own, 1, None, &[]);
+    }
+
+    #[test]
+    fn what_another_session_made_is_made_again_in_one_commit() {
+        let mut own = OwnKeys::default();
+        own.want("/k".into(), value("a"));
+        check(&own, 1, there("former life", 3), &[delete(3), create("a")]);
+        own.stored("/k", 1);
+        check(&own, 2, there("a", 0), &[delete(0), create("a")]);
+    }
+
+    #[test]
+    fn a_key_that_vanished_is_made_again() {
+        let mut own = OwnKeys::default();
+        own.want("/k".into(), value("a"));
+        own.stored("/k", 1);
+        check(&own, 1, None, &[create("a")]);
+    }
+}
