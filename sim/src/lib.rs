@@ -9,6 +9,7 @@
 pub mod checker;
 pub mod disk;
 pub mod executor;
+pub mod network;
 
 pub use disk::{Crash, EIO, ENOSPC, Fault, FaultEffect, FaultKind, SimDisk, SimDiskOptions, SimFile};
 pub use executor::{Executor, Handle, Task};
