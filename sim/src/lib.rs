@@ -7,6 +7,7 @@
 //! the tests on real processes.
 
 pub mod checker;
+pub mod coordination;
 pub mod disk;
 pub mod executor;
 pub mod network;
