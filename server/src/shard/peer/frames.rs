@@ -44,8 +44,6 @@ pub(super) struct Frames<T> {
     sending: Turnstile,
     /// The stream of sent bytes ends within a frame.
     is_cut: Cell<bool>,
-    sent_bytes: Cell<u64>,
-    received_bytes: Cell<u64>,
 }
 
 /// Scratch memory kept between two sends.
@@ -59,24 +57,23 @@ impl<T: Transport> Frames<T> {
             scratch: Cell::default(),
             sending: Turnstile::default(),
             is_cut: Cell::new(false),
-            sent_bytes: Cell::new(0),
-            received_bytes: Cell::new(0),
         }
     }
 
-    /// Bytes sent and received so far.
-    pub(super) fn traffic(&self) -> (u64, u64) {
-        (self.sent_bytes.get(), self.received_bytes.get())
+    /// What carries the bytes.
+    pub(super) fn transport(&self) -> &T {
+        &self.transport
     }
 
-    /// Sends one frame: `encode` writes prefix and head, `payload` follows. Ready when the kernel has all of it.
+    /// Sends one frame: `encode` writes prefix and head, `payload` follows. Ready when the kernel has all of it;
+    /// yields how many bytes that were.
     ///
     /// Cancel: the connection is of no use any more if the frame had begun.
     pub(super) async fn send(
         &self,
         encode: impl FnOnce(&mut Vec<u8>),
         payload: &[DmaSlice],
-    ) -> Result<(), FramesError> {
+    ) -> Result<u64, FramesError> {
         let _turn = self.sending.enter().await;
         if self.is_cut.replace(true) {
             return Err(FramesError::Io(io::ErrorKind::BrokenPipe.into()));
@@ -84,12 +81,13 @@ impl<T: Transport> Frames<T> {
         let mut head = self.scratch.take();
         head.clear();
         encode(&mut head);
+        let bytes = (head.len() + payload.iter().map(|slice| slice.len()).sum::<usize>()) as u64;
         self.send_all(&head, payload).await?;
         if head.capacity() <= SCRATCH_BYTES_MAX {
             self.scratch.set(head);
         }
         self.is_cut.set(false);
-        Ok(())
+        Ok(bytes)
     }
 
     async fn send_all(&self, head: &[u8], payload: &[DmaSlice]) -> Result<(), FramesError> {
@@ -106,7 +104,6 @@ impl<T: Transport> Frames<T> {
                 let parts: Vec<IoSlice<'_>> = parts.collect();
                 self.transport.write_vectored(&parts).await?
             };
-            self.sent_bytes.set(self.sent_bytes.get() + sent as u64);
             done += sent;
             while first < until && done >= part(first).len() {
                 done -= part(first).len();
@@ -134,7 +131,6 @@ impl<T: Transport> Frames<T> {
                 return Err(FramesError::Closed);
             }
             receiver.received(count);
-            self.received_bytes.set(self.received_bytes.get() + count as u64);
         }
     }
 }
@@ -222,10 +218,13 @@ mod tests {
             for (from, to) in [(one.clone(), other.clone()), (other, one)] {
                 let (parts, sender) = (parts.clone(), from.clone());
                 tasks.push(glommio::spawn_local(async move {
-                    sender.send(encode(1, 12_000_000), &parts).await.unwrap();
+                    let bytes = sender.send(encode(1, 12_000_000), &parts).await.unwrap();
+                    assert_eq!(bytes, 12_000_019);
                 }));
                 // Waits for its turn, and does not come in between.
-                tasks.push(glommio::spawn_local(async move { from.send(encode(2, 0), &[]).await.unwrap() }));
+                tasks.push(glommio::spawn_local(async move {
+                    assert_eq!(from.send(encode(2, 0), &[]).await.unwrap(), 19);
+                }));
                 let expected = expected.clone();
                 tasks.push(glommio::spawn_local(async move {
                     let first = to.receive().await.unwrap();
