@@ -77,6 +77,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let native = resolve("listen.address", &config.listen.address)?;
     let listeners =
         listener::bind(native, shards).map_err(|e| failed("listen.address", &config.listen.address, e))?;
+    let streams = bind_streams(&config, shards)?;
     let http = bind_http(&config)?;
     let listening = where_bound(&listeners, http.as_ref())
         .map_err(|e| failed("listen.address", &config.listen.address, e))?;
@@ -88,7 +89,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     for warning in config.data.dirs.iter().flat_map(|dir| corelog_tuning::disk::warnings_of(dir)) {
         tracing::warn!("{warning}");
     }
-    let stopped = run_opened(config, &plan, listeners, http, opened, listening)?;
+    let bound = Bound { listeners, streams, http };
+    let stopped = run_opened(config, &plan, bound, opened, listening)?;
     match stopped {
         Stopped::Clean => {
             tracing::info!("stopped cleanly");
@@ -98,18 +100,28 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     }
 }
 
+/// The sockets of a node.
+struct Bound {
+    /// For clients, one for each shard.
+    listeners: Vec<TcpListener>,
+    /// For the replication streams of other nodes: one for each shard, or none at all.
+    streams: Vec<TcpListener>,
+    http: Option<TcpListener>,
+}
+
 fn run_opened(
     config: Config,
     plan: &HostPlan,
-    listeners: Vec<TcpListener>,
-    http: Option<TcpListener>,
+    Bound { listeners, streams, http }: Bound,
     opened: Opened,
     listening: Listening,
 ) -> Result<Stopped, ServeError> {
     let (control_link, links) = link_shards(plan.shards());
-    let addresses = addresses(&config, plan, &listeners);
+    let addresses = addresses(&config, plan, &listeners, &streams);
+    let mut streams = streams.into_iter();
     let starts = listeners.into_iter().zip(links).zip(&plan.data_cores).map(|((listener, link), &core)| {
-        ShardStart { options: shard_options(&config, plan, core), link, listener }
+        let options = shard_options(&config, plan, core);
+        ShardStart { options, link, listener, streams: streams.next() }
     });
     let threads = shard::start(starts.collect())?;
     let control = ControlThread {
@@ -131,16 +143,25 @@ fn run_opened(
     Ok(stopped)
 }
 
-/// What clients are told of each shard.
-fn addresses(config: &Config, plan: &HostPlan, listeners: &[TcpListener]) -> Vec<ShardAddress> {
+/// What clients and other nodes are told of each shard.
+fn addresses(
+    config: &Config,
+    plan: &HostPlan,
+    listeners: &[TcpListener],
+    streams: &[TcpListener],
+) -> Vec<ShardAddress> {
+    let port_of = |listener: &TcpListener| listener.local_addr().map_or(0, |address| address.port());
     let shards = listeners.iter().zip(&plan.data_cores).zip(0u16..);
     let address = |((listener, &core), shard): ((&TcpListener, &u16), u16)| ShardAddress {
         node: config.node.id,
         shard: ShardId(shard),
         core,
         host: config.listen.advertised_host().to_owned(),
-        port: listener.local_addr().map_or(0, |address| address.port()),
-        replication: Endpoint { host: config.listen.advertised_host().to_owned(), port: 0 },
+        port: port_of(listener),
+        replication: Endpoint {
+            host: config.replication.advertised_host().to_owned(),
+            port: streams.get(usize::from(shard)).map_or(0, port_of),
+        },
     };
     shards.map(address).collect()
 }
@@ -158,6 +179,15 @@ fn resolve(key: &'static str, address: &HostPort) -> Result<SocketAddr, ServeErr
     found.first().copied().ok_or_else(|| {
         failed(key, address, io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
     })
+}
+
+/// The sockets of replication streams; none on a node that is alone.
+fn bind_streams(config: &Config, shards: u16) -> Result<Vec<TcpListener>, ServeError> {
+    if config.zookeeper.is_none() {
+        return Ok(Vec::new());
+    }
+    let (key, address) = ("replication.address", &config.replication.address);
+    listener::bind(resolve(key, address)?, shards).map_err(|e| failed(key, address, e))
 }
 
 fn bind_http(config: &Config) -> Result<Option<TcpListener>, ServeError> {

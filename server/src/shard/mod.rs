@@ -98,8 +98,10 @@ pub struct ShardStart {
     pub options: ShardOptions,
     /// To the control thread.
     pub link: ShardLink,
-    /// Its socket.
+    /// Its socket for clients.
     pub listener: TcpListener,
+    /// Its socket for the replication streams of other nodes; `None` on a node that is alone.
+    pub streams: Option<TcpListener>,
 }
 
 /// Starts all shards of a node. Each is up (executor, rings) when this returns, and waits for its first snapshot.
@@ -133,8 +135,8 @@ fn start_one(
                 Err(error) => return drop(up.send(Err(failed("make its rings", error)))),
             };
             let _ = up.send(Ok(()));
-            let ShardStart { options, link, listener } = start;
-            run::run(run::Parts { options, link, listener, mesh, mesh_requests, disks }).await;
+            let ShardStart { options, link, listener, streams } = start;
+            run::run(run::Parts { options, link, listener, streams, mesh, mesh_requests, disks }).await;
         });
     };
     let name = format!("shard-{shard}");

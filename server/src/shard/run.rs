@@ -55,6 +55,7 @@ pub(super) struct Parts {
     pub(super) options: ShardOptions,
     pub(super) link: ShardLink,
     pub(super) listener: StdListener,
+    pub(super) streams: Option<StdListener>,
     /// To all shards of the node, by number.
     pub(super) mesh: Vec<flume::Sender<MeshRequest>>,
     pub(super) mesh_requests: flume::Receiver<MeshRequest>,
@@ -98,7 +99,7 @@ fn make_engines(
 
 /// Runs a shard to its end. Must be polled on its own executor.
 pub(super) async fn run(parts: Parts) {
-    let Parts { options, link, listener, mesh, mesh_requests, disks } = parts;
+    let Parts { options, link, listener, streams, mesh, mesh_requests, disks } = parts;
     let ShardLink { shard: id, commands, reports } = link;
     let Some(first) = first_snapshot(id, &commands, &reports).await else { return };
     let queues = Queues::new();

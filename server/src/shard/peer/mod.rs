@@ -7,8 +7,10 @@
 mod frames;
 mod host;
 mod link;
+mod listener;
 mod receive;
 mod socket;
 mod traffic;
 
 pub(super) use host::ShardHost;
+pub(super) use listener::accept_peers;
