@@ -338,7 +338,7 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
         let state = self.0.state.borrow();
         let me = &state.registration;
         state.session.is_none()
-            || (!state.cluster.nodes.get(&me.node).is_some_and(|node| node.incarnation == me.incarnation)
+            || (state.cluster.incarnation(me.node) != Some(me.incarnation)
                 && !seat::is_held(&state.cluster, state.candidate()))
     }
 }
