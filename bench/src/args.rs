@@ -53,6 +53,8 @@ Examples:
   corelog bench produce --record-bytes 1000 --batch-records 1000
   corelog bench produce --record-bytes 100 --batch-records 100 --connections 8 --flush interval
   corelog bench produce --record-bytes 1000 --batch-records 1 --rate 500 --json produce.json
+  corelog bench produce --replicas 3 --record-bytes 1000 --batch-records 1 --in-flight 1
+  corelog bench produce --kafka --server 127.0.0.1:9092 --replicas 3 --option min.insync.replicas=2
 
 At a set rate latency counts from the time at which a request was due, whether or not it could be sent then.";
 
@@ -129,9 +131,9 @@ pub(crate) struct LoadArgs {
     /// Poll the sockets instead of sleeping: the generator's own wake-up is then no part of the latency.
     #[arg(long)]
     spin: bool,
-    /// Process whose CPU is counted. Default: whoever listens at --server, on this machine.
-    #[arg(long, value_name = "PID")]
-    server_pid: Option<u32>,
+    /// Processes whose CPU is counted. Default: whoever listens at the servers' addresses, on this machine.
+    #[arg(long, value_name = "PIDS", value_delimiter = ',')]
+    server_pid: Vec<u32>,
     /// Write the report as JSON; - means standard output.
     #[arg(long = "json", id = "json_file", value_name = "FILE")]
     json: Option<PathBuf>,
@@ -146,7 +148,7 @@ pub(crate) struct ProduceArgs {
     #[arg(long, value_name = "NAME")]
     topic: Option<String>,
     /// Produce to a topic that is there, as it is.
-    #[arg(long, requires = "topic", conflicts_with_all = ["partitions", "flush", "topic_options", "keep"])]
+    #[arg(long, requires = "topic", conflicts_with_all = ["partitions", "replicas", "flush", "topic_options", "keep"])]
     existing: bool,
     /// Leave the topic there after the run.
     #[arg(long)]
@@ -154,6 +156,13 @@ pub(crate) struct ProduceArgs {
     /// Partitions of the topic.
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     partitions: u32,
+    /// Replicas of each partition. Default: the server's.
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    replicas: u16,
+    /// Speak Kafka's protocol: --server is a broker of Apache Kafka or of anything that takes Produce v7; --option then
+    /// names Kafka's topic settings, and --flush says nothing.
+    #[arg(long, conflicts_with = "existing")]
+    kafka: bool,
     /// When the topic's appends are safe: after each commit's sync, or once written and synced at intervals.
     #[arg(long, value_enum, default_value = "commit")]
     flush: Flush,
@@ -341,7 +350,10 @@ impl LoadArgs {
             warmup: self.warmup,
             duration: self.duration,
             spin: self.spin,
-            server_pid: self.server_pid.or(target.server_pid),
+            server_pids: match self.server_pid.as_slice() {
+                [] => target.server_pids.clone(),
+                given => given.to_vec(),
+            },
         })
     }
 }
@@ -350,7 +362,8 @@ fn run_produce(args: ProduceArgs) -> Result<(), BenchError> {
     let environment = Environment::detect(None);
     let new = (!args.existing).then(|| NewTarget {
         partitions: args.partitions,
-        options: new_topic_options(&args),
+        replicas: args.replicas,
+        options: if args.kafka { args.topic_options.clone() } else { new_topic_options(&args) },
         keep: args.keep,
     });
     let topic = args.topic.clone().unwrap_or_else(|| format!("bench-{}", std::process::id()));
@@ -364,7 +377,10 @@ fn run_produce(args: ProduceArgs) -> Result<(), BenchError> {
     };
     let results = repeat(usize::from(args.load.repeat), args.rate.is_some(), || {
         // A new topic for each run, so that none inherits the logs of another.
-        let target = Target::open(&args.load.server, &topic, new.as_ref())?;
+        let target = match &new {
+            Some(new) if args.kafka => Target::open_kafka(&args.load.server, &topic, new)?,
+            _ => Target::open(&args.load.server, &topic, new.as_ref())?,
+        };
         produce(&target, &options, &args.load.options(&target)?)
     })?;
     let report = Report::new("produce", environment, results.steal_percent, results);

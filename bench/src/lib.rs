@@ -14,6 +14,7 @@ mod environment;
 mod error;
 mod fetch;
 pub mod floor;
+mod kafka;
 mod latency;
 mod load;
 mod produce;

@@ -5,7 +5,9 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{BenchError, BenchResult};
-use crate::load::server_process::find_listener;
+use crate::kafka::{Kafka, NewKafkaTopic};
+use crate::load::connection::Protocol;
+use crate::load::server_process::{find_listener, find_listeners};
 use crate::wire::Wire;
 
 /// A topic and where its partitions are.
@@ -19,8 +21,10 @@ pub(crate) struct Target {
     pub(crate) leaders: Vec<(u32, String)>,
     /// Cores that the server's shards are pinned to, if it runs on this machine.
     pub(crate) server_cores: Vec<usize>,
-    /// The server's process, if it runs on this machine.
-    pub(crate) server_pid: Option<u32>,
+    /// The processes of the servers that run on this machine.
+    pub(crate) server_pids: Vec<u32>,
+    /// What they speak.
+    pub(crate) protocol: Protocol,
     is_ours: bool,
 }
 
@@ -28,7 +32,9 @@ pub(crate) struct Target {
 pub(crate) struct NewTarget {
     /// Partitions.
     pub(crate) partitions: u32,
-    /// Options of the topic.
+    /// Replicas of each; 0: as many as the server gives by default.
+    pub(crate) replicas: u16,
+    /// Options of the topic; for Kafka its own settings.
     pub(crate) options: Vec<(String, String)>,
     /// Leave it there after the run.
     pub(crate) keep: bool,
@@ -49,29 +55,52 @@ impl Target {
                 )));
             }
             (false, None) => return Err(BenchError::Usage(format!("there is no topic {topic:?}"))),
-            (false, Some(new)) => wire.create_topic(topic, new.partitions, &new.options)?,
+            (false, Some(new)) => wire.create_topic(topic, new.partitions, new.replicas, &new.options)?,
             (true, None) => {}
         }
         let node = wire.describe_node()?;
-        let server_pid = find_listener(server);
         let mut target = Self {
             server: server.to_owned(),
             topic: topic.to_owned(),
             topic_id: 0,
             leaders: Vec::new(),
-            server_cores: match server_pid {
+            server_cores: match find_listener(server) {
                 Some(_) => node.shards.iter().map(|shard| usize::from(shard.core)).collect(),
                 None => Vec::new(),
             },
-            server_pid,
+            server_pids: Vec::new(),
+            protocol: Protocol::Native,
             is_ours: new.is_some_and(|new| !new.keep),
         };
-        target.find_leaders(&mut wire)?;
+        let shards = target.find_leaders(&mut wire)?;
+        target.server_pids = find_listeners(shards.iter().map(String::as_str).chain([server]));
         Ok(target)
     }
 
-    /// Asks for metadata until every partition has a leader.
-    fn find_leaders(&mut self, wire: &mut Wire) -> BenchResult<()> {
+    /// Makes a topic on a Kafka broker.
+    pub(crate) fn open_kafka(server: &str, topic: &str, new: &NewTarget) -> BenchResult<Self> {
+        let mut kafka = Kafka::connect(server)?;
+        kafka.create_topic(&NewKafkaTopic {
+            name: topic,
+            partitions: new.partitions,
+            replicas: new.replicas.max(1),
+            settings: new.options.clone(),
+        })?;
+        let leaders = kafka.leaders(topic, new.partitions)?;
+        Ok(Self {
+            server: server.to_owned(),
+            topic: topic.to_owned(),
+            topic_id: 0,
+            server_cores: Vec::new(),
+            server_pids: find_listeners(leaders.iter().map(|(_, address)| address.as_str()).chain([server])),
+            leaders,
+            protocol: Protocol::Kafka,
+            is_ours: !new.keep,
+        })
+    }
+
+    /// Asks for metadata until every partition has a leader; returns the addresses of all shards.
+    fn find_leaders(&mut self, wire: &mut Wire) -> BenchResult<Vec<String>> {
         let deadline = Instant::now() + LEADERS_PATIENCE;
         loop {
             let response = wire.metadata(&self.topic)?;
@@ -93,7 +122,11 @@ impl Target {
                     && leaders.len() == topic.partitions.len()
                 {
                     (self.leaders, self.topic_id) = (leaders, id);
-                    return Ok(());
+                    return Ok(response
+                        .shards
+                        .iter()
+                        .map(|shard| format!("{}:{}", shard.host, shard.port))
+                        .collect());
                 }
             }
             if Instant::now() >= deadline {
@@ -113,7 +146,15 @@ impl Drop for Target {
         if !self.is_ours {
             return;
         }
-        if let Err(e) = Wire::connect(&self.server).and_then(|mut wire| wire.delete_topic(&self.topic)) {
+        let deleted = match self.protocol {
+            Protocol::Native => {
+                Wire::connect(&self.server).and_then(|mut wire| wire.delete_topic(&self.topic))
+            }
+            Protocol::Kafka => {
+                Kafka::connect(&self.server).and_then(|mut kafka| kafka.delete_topic(&self.topic))
+            }
+        };
+        if let Err(e) = deleted {
             eprintln!("bench: topic {:?} stays: {e}", self.topic);
         }
     }

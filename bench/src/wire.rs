@@ -90,6 +90,7 @@ impl Wire {
         &mut self,
         name: &str,
         partitions: u32,
+        replicas: u16,
         options: &[(String, String)],
     ) -> BenchResult<()> {
         let options = options
@@ -100,7 +101,7 @@ impl Wire {
                 is_default: false,
             })
             .collect();
-        let topic = NewTopic { name: name.to_owned(), partitions, replication_factor: 0, options };
+        let topic = NewTopic { name: name.to_owned(), partitions, replication_factor: replicas, options };
         let timeout_ms = PATIENCE.as_millis() as u32;
         let request = CreateTopicsRequest { topics: vec![topic], validate_only: false, timeout_ms };
         let response = self.call(&request)?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use corelog_schemas::messages::{OffsetSpec, TopicRef};
 
 use crate::error::BenchResult;
-use crate::load::connection::Connection;
+use crate::load::connection::{Connection, Protocol};
 use crate::load::{LoadFigures, LoadOptions, drive, plan_connections};
 use crate::target::Target;
 use crate::wire::Wire;
@@ -59,7 +59,7 @@ pub(crate) fn fetch(
             .zip(earliest.into_iter().zip(latest))
             .map(|(&partition, (earliest, latest))| Position::new(partition, options.mode, earliest, latest))
             .collect();
-        let connection = Connection::new(wire.into_stream(), &plan.address)?;
+        let connection = Connection::new(wire.into_stream(), &plan.address, Protocol::Native)?;
         connections.push(FetchConnection::new(connection, target.topic_id, positions, options));
     }
     let threads = load.cores.len().min(connections.len()).max(1);

@@ -222,22 +222,24 @@ struct Answer<'a, 'r> {
 impl Receiver for Answer<'_, '_> {
     fn head(&mut self, frame: &Incoming<'_>) -> BenchResult<()> {
         let reading = &mut *self.reading;
-        if reading.intended.is_none() || frame.prefix.correlation_id.wrapping_add(1) != reading.sent {
+        let Incoming::Native { prefix, head } = frame else {
+            return Err(BenchError::protocol(&reading.address, "an answer of another protocol"));
+        };
+        if reading.intended.is_none() || prefix.correlation_id.wrapping_add(1) != reading.sent {
             return Err(BenchError::protocol(&reading.address, "an answer that nothing asked for"));
         }
-        reading.results =
-            match decode_response::<FetchResponse>(Api::Fetch, &frame.prefix, frame.head, &reading.address) {
-                Ok(response) => response.partitions,
-                Err(BenchError::Refused { failure, .. }) => {
-                    self.tally.refused(&failure);
-                    Vec::new()
-                }
-                Err(e) => return Err(e),
-            };
+        reading.results = match decode_response::<FetchResponse>(Api::Fetch, prefix, head, &reading.address) {
+            Ok(response) => response.partitions,
+            Err(BenchError::Refused { failure, .. }) => {
+                self.tally.refused(&failure);
+                Vec::new()
+            }
+            Err(e) => return Err(e),
+        };
         for failure in reading.results.iter().filter_map(|result| result.failure.as_ref()) {
             self.tally.refused(failure);
         }
-        reading.bytes = frame.prefix.payload_bytes();
+        reading.bytes = prefix.payload_bytes();
         reading.records = 0;
         reading.current = (0, reading.results.first().map_or(0, |result| u64::from(result.records_bytes)));
         reading.next_result();

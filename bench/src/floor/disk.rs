@@ -41,6 +41,8 @@ pub enum DiskOperation {
     SyncedWrite,
     /// A direct read.
     Read,
+    /// A synced write on each of several files at the same time: done when the slowest is.
+    SlowestOf,
 }
 
 impl DiskOperation {
@@ -49,6 +51,7 @@ impl DiskOperation {
             Self::Write => "write",
             Self::SyncedWrite => "synced write",
             Self::Read => "read",
+            Self::SlowestOf => "slowest of sync",
         }
     }
 }
@@ -137,35 +140,31 @@ impl DiskTarget {
         duration: Duration,
     ) -> BenchResult<DiskFloor> {
         self.check(block_bytes, depth)?;
-        let mut run = Run {
-            ring: IoUring::new(depth * 2).map_err(BenchError::io("opening an io_uring"))?,
-            buffers: Buffers::new(depth, block_bytes),
-            started: vec![Instant::now(); depth as usize],
-            target: self,
-            operation,
-            block_bytes,
-            next: 0,
-            pending: 0,
-            latencies: Latencies::default(),
-        };
+        let targets = [self];
+        let mut run = Run::new(&targets, operation, block_bytes, depth)?;
         let start = Instant::now();
         match rate {
             Some(rate) => run.paced(start, rate, duration)?,
             None => run.flat_out(depth, start + duration)?,
         }
-        let seconds = start.elapsed().as_secs_f64();
-        let latency = run.latencies.percentiles();
-        let operations_per_second = latency.count as f64 / seconds;
-        Ok(DiskFloor {
-            operation,
-            block_bytes,
-            depth,
-            rate,
-            operations: latency.count,
-            operations_per_second,
-            megabytes_per_second: operations_per_second * block_bytes as f64 / 1e6,
-            latency,
-        })
+        Ok(run.floor(depth, rate, start))
+    }
+
+    /// Measures one synced write on each file at the same time, again and again: the latency is that of the slowest,
+    /// which is what a record waits for whose replicas all sync it in parallel.
+    pub fn measure_together(
+        targets: &[&DiskTarget],
+        block_bytes: u64,
+        rate: Option<f64>,
+        duration: Duration,
+    ) -> BenchResult<DiskFloor> {
+        let files = targets.len() as u32;
+        targets.iter().try_for_each(|target| target.check(block_bytes, 1))?;
+        let mut run = Run::new(targets, DiskOperation::SyncedWrite, block_bytes, files)?;
+        let start = Instant::now();
+        run.together(files, start, rate, duration)?;
+        let floor = run.floor(files, rate, start);
+        Ok(DiskFloor { operation: DiskOperation::SlowestOf, ..floor })
     }
 
     fn check(&self, block_bytes: u64, depth: u32) -> BenchResult<()> {
@@ -192,7 +191,8 @@ struct Run<'a> {
     ring: IoUring,
     buffers: Buffers,
     started: Vec<Instant>,
-    target: &'a DiskTarget,
+    /// Slot i works on the file i modulo their number.
+    targets: &'a [&'a DiskTarget],
     operation: DiskOperation,
     block_bytes: u64,
     next: u64,
@@ -213,7 +213,68 @@ impl Drop for Run<'_> {
 /// Marks the completion of a write that a sync follows.
 const FIRST_OF_TWO: u64 = 1 << 63;
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(
+        targets: &'a [&'a DiskTarget],
+        operation: DiskOperation,
+        block_bytes: u64,
+        depth: u32,
+    ) -> BenchResult<Self> {
+        Ok(Self {
+            ring: IoUring::new(depth * 2).map_err(BenchError::io("opening an io_uring"))?,
+            buffers: Buffers::new(depth, block_bytes),
+            started: vec![Instant::now(); depth as usize],
+            targets,
+            operation,
+            block_bytes,
+            next: 0,
+            pending: 0,
+            latencies: Latencies::default(),
+        })
+    }
+
+    fn floor(&self, depth: u32, rate: Option<f64>, start: Instant) -> DiskFloor {
+        let seconds = start.elapsed().as_secs_f64();
+        let latency = self.latencies.percentiles();
+        let operations_per_second = latency.count as f64 / seconds;
+        DiskFloor {
+            operation: self.operation,
+            block_bytes: self.block_bytes,
+            depth,
+            rate,
+            operations: latency.count,
+            operations_per_second,
+            megabytes_per_second: operations_per_second * self.block_bytes as f64 / 1e6,
+            latency,
+        }
+    }
+
+    /// Starts one operation on each file, waits for all of them, and begins again, as fast as that goes or at `rate`.
+    fn together(
+        &mut self,
+        files: u32,
+        start: Instant,
+        rate: Option<f64>,
+        duration: Duration,
+    ) -> BenchResult<()> {
+        let mut round = 0_u64;
+        while start.elapsed() < duration {
+            let intended = match rate {
+                Some(rate) => start + Duration::from_secs_f64(round as f64 / rate),
+                None => Instant::now(),
+            };
+            std::thread::sleep(intended.saturating_duration_since(Instant::now()));
+            (0..files).try_for_each(|slot| self.submit(slot, intended))?;
+            let mut left = files as usize;
+            while left > 0 {
+                left -= self.wait()?.len();
+            }
+            self.latencies.record(intended.elapsed());
+            round += 1;
+        }
+        Ok(())
+    }
+
     /// Keeps `depth` operations in flight until `deadline`, then waits for the last of them.
     fn flat_out(&mut self, depth: u32, deadline: Instant) -> BenchResult<()> {
         for slot in 0..depth {
@@ -251,9 +312,10 @@ impl Run<'_> {
     fn submit(&mut self, slot: u32, started: Instant) -> BenchResult<()> {
         let position = self.next * self.block_bytes;
         let after = position + self.block_bytes;
-        self.next = if after + self.block_bytes > self.target.file_bytes { 0 } else { self.next + 1 };
+        self.next = if after + self.block_bytes > self.targets[0].file_bytes { 0 } else { self.next + 1 };
         self.started[slot as usize] = started;
-        let fd = Fd(self.target.file.as_raw_fd());
+        let target = self.targets[slot as usize % self.targets.len()];
+        let fd = Fd(target.file.as_raw_fd());
         let (memory, length, slot) = (self.buffers.at(slot), self.block_bytes as u32, u64::from(slot));
         let write = opcode::Write::new(fd, memory, length).offset(position).build();
         match self.operation {
@@ -262,7 +324,7 @@ impl Run<'_> {
                 let read = opcode::Read::new(fd, memory, length).offset(position).build();
                 self.push(&[read.user_data(slot)])
             }
-            DiskOperation::SyncedWrite => {
+            DiskOperation::SyncedWrite | DiskOperation::SlowestOf => {
                 let sync = opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build();
                 self.push(&[write.flags(Flags::IO_LINK).user_data(slot | FIRST_OF_TWO), sync.user_data(slot)])
             }

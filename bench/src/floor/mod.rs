@@ -27,6 +27,9 @@ pub enum Measurement {
     Write,
     /// The same, each followed by fdatasync.
     SyncedWrite,
+    /// One synced write on each of three files at the same time, until the slowest is done: the floor of a produce
+    /// with three replicas on this machine.
+    ReplicatedWrite,
     /// Direct reads.
     Read,
     /// A message over the loopback and back.
@@ -69,6 +72,9 @@ pub struct Floors {
     pub stream: Vec<StreamFloor>,
 }
 
+/// Files of [`Measurement::ReplicatedWrite`].
+const REPLICAS: usize = 3;
+
 /// Measures everything asked for, one after the other.
 pub fn measure(options: &FloorOptions) -> BenchResult<Floors> {
     let (receiver, sender) = two_cores(options.cores.as_deref())?;
@@ -97,12 +103,22 @@ pub fn measure(options: &FloorOptions) -> BenchResult<Floors> {
 fn measure_disk(options: &FloorOptions, core: usize) -> BenchResult<Vec<DiskFloor>> {
     let operations: Vec<DiskOperation> =
         options.measurements.iter().filter_map(|m| m.disk_operation()).collect();
-    if operations.is_empty() {
+    let is_replicated = options.measurements.contains(&Measurement::ReplicatedWrite);
+    if operations.is_empty() && !is_replicated {
         return Ok(Vec::new());
     }
     crate::affinity::pin_to(core)?;
     let target = DiskTarget::create(&options.dir, options.file_bytes)?;
     let mut floors = Vec::new();
+    if is_replicated {
+        let others: Vec<DiskTarget> = (1..REPLICAS)
+            .map(|_| DiskTarget::create(&options.dir, options.file_bytes))
+            .collect::<BenchResult<_>>()?;
+        let targets: Vec<&DiskTarget> = std::iter::once(&target).chain(&others).collect();
+        for &block_bytes in &options.block_sizes {
+            floors.push(DiskTarget::measure_together(&targets, block_bytes, options.rate, options.duration)?);
+        }
+    }
     for operation in operations {
         for &block_bytes in &options.block_sizes {
             for &depth in &options.depths {
@@ -131,7 +147,7 @@ impl Measurement {
             Self::Write => Some(DiskOperation::Write),
             Self::SyncedWrite => Some(DiskOperation::SyncedWrite),
             Self::Read => Some(DiskOperation::Read),
-            Self::RoundTrip | Self::Stream => None,
+            Self::ReplicatedWrite | Self::RoundTrip | Self::Stream => None,
         }
     }
 }
@@ -203,6 +219,7 @@ mod tests {
             measurements: vec![
                 Measurement::Write,
                 Measurement::SyncedWrite,
+                Measurement::ReplicatedWrite,
                 Measurement::Read,
                 Measurement::RoundTrip,
                 Measurement::Stream,
@@ -221,7 +238,7 @@ mod tests {
     fn every_combination_is_measured_and_nothing_is_left_behind() {
         let dir = crate::tests::dir_on_disk();
         let floors = measure(&options(dir.path())).expect("this disk has direct I/O");
-        assert_eq!(floors.disk.len(), 3 * 2 * 2);
+        assert_eq!(floors.disk.len(), 3 * 2 * 2 + 2);
         for disk in &floors.disk {
             assert!(disk.operations > 0 && disk.latency.count == disk.operations, "{disk:?}");
         }

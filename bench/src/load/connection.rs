@@ -19,6 +19,9 @@ const FRAMES_PER_WRITE: usize = 64;
 /// Bytes read from the socket in one call.
 const READ_BYTES: usize = 1 << 20;
 
+/// Largest answer to a produce that makes sense in Kafka's protocol.
+const KAFKA_ANSWER_BYTES_MAX: usize = 1 << 20;
+
 /// A request made before the run: everything but its correlation id.
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
@@ -28,7 +31,7 @@ pub(crate) struct Template {
     pub(crate) payload: Arc<[u8]>,
 }
 
-/// Where the correlation id lies in a frame (`corelog_schemas::frame`).
+/// Where the correlation id lies in a frame: here (`corelog_schemas::frame`) little-endian, in Kafka's big-endian.
 const CORRELATION_ID_AT: std::ops::Range<usize> = 8..12;
 
 struct Outgoing {
@@ -38,11 +41,40 @@ struct Outgoing {
 
 /// A frame that arrived, without its payload.
 #[derive(Debug)]
-pub(crate) struct Incoming<'a> {
-    /// Its fixed part.
-    pub(crate) prefix: FramePrefix,
-    /// Its head.
-    pub(crate) head: &'a [u8],
+pub(crate) enum Incoming<'a> {
+    /// Of our protocol.
+    Native {
+        /// Its fixed part.
+        prefix: FramePrefix,
+        /// Its head.
+        head: &'a [u8],
+    },
+    /// Of Kafka's.
+    Kafka {
+        /// Which request it answers.
+        correlation_id: u32,
+        /// All that comes after it.
+        body: &'a [u8],
+    },
+}
+
+impl Incoming<'_> {
+    /// Which request it answers.
+    pub(crate) fn correlation_id(&self) -> u32 {
+        match self {
+            Self::Native { prefix, .. } => prefix.correlation_id,
+            Self::Kafka { correlation_id, .. } => *correlation_id,
+        }
+    }
+}
+
+/// Whose frames a connection carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// Ours.
+    Native,
+    /// Kafka's.
+    Kafka,
 }
 
 /// Who looks at the responses of a connection, piece by piece as they arrive.
@@ -59,6 +91,7 @@ pub(crate) trait Receiver {
 pub(crate) struct Connection {
     stream: TcpStream,
     address: String,
+    protocol: Protocol,
     outgoing: VecDeque<Outgoing>,
     /// Head buffers of sent requests, to be used again.
     spare_heads: Vec<Vec<u8>>,
@@ -75,11 +108,12 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Takes over a connected socket.
-    pub(crate) fn new(stream: TcpStream, address: &str) -> BenchResult<Self> {
+    pub(crate) fn new(stream: TcpStream, address: &str, protocol: Protocol) -> BenchResult<Self> {
         stream.set_nonblocking(true).map_err(BenchError::io("making a socket non-blocking"))?;
         Ok(Self {
             stream,
             address: address.to_owned(),
+            protocol,
             outgoing: VecDeque::new(),
             spare_heads: Vec::new(),
             nothing: Arc::from([]),
@@ -109,7 +143,11 @@ impl Connection {
         let mut head = self.spare_heads.pop().unwrap_or_default();
         head.clear();
         head.extend_from_slice(&template.head);
-        head[CORRELATION_ID_AT].copy_from_slice(&correlation_id.to_le_bytes());
+        let bytes = match self.protocol {
+            Protocol::Native => correlation_id.to_le_bytes(),
+            Protocol::Kafka => correlation_id.to_be_bytes(),
+        };
+        head[CORRELATION_ID_AT].copy_from_slice(&bytes);
         self.outgoing.push_back(Outgoing { head, payload: template.payload.clone() });
     }
 
@@ -215,15 +253,38 @@ impl Connection {
                 self.payload_left = None;
                 continue;
             }
+            if self.protocol == Protocol::Kafka {
+                let Some(length) = self.consume_kafka(&self.buffer[at..end], receiver)? else {
+                    return Ok(at);
+                };
+                at += length;
+                continue;
+            }
             let Some(prefix) = rest.first_chunk::<FRAME_PREFIX_BYTES>() else { return Ok(at) };
             let prefix =
                 FramePrefix::parse(prefix, &LIMITS).map_err(|e| BenchError::protocol(&self.address, e))?;
             let head_end = FRAME_PREFIX_BYTES + prefix.head_bytes as usize;
             let Some(head) = rest.get(FRAME_PREFIX_BYTES..head_end) else { return Ok(at) };
-            receiver.head(&Incoming { prefix, head })?;
+            receiver.head(&Incoming::Native { prefix, head })?;
             at += head_end;
             self.payload_left = Some(prefix.payload_bytes());
         }
+    }
+
+    /// Shows one whole answer of Kafka's protocol; returns its length, or `None` if it has not all arrived.
+    fn consume_kafka(&self, rest: &[u8], receiver: &mut impl Receiver) -> BenchResult<Option<usize>> {
+        let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        if !(4..=KAFKA_ANSWER_BYTES_MAX).contains(&length) {
+            return Err(BenchError::protocol(&self.address, format!("an answer of {length} bytes")));
+        }
+        let Some((correlation_id, body)) = rest.get(..length).and_then(|answer| answer.split_first_chunk())
+        else {
+            return Ok(None);
+        };
+        receiver.head(&Incoming::Kafka { correlation_id: u32::from_be_bytes(*correlation_id), body })?;
+        receiver.end();
+        Ok(Some(4 + length))
     }
 
     fn closed(&self) -> BenchError {

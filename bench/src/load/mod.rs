@@ -36,8 +36,8 @@ pub(crate) struct LoadOptions {
     pub(crate) duration: Duration,
     /// Poll the sockets instead of sleeping.
     pub(crate) spin: bool,
-    /// The server's process, if it can be seen.
-    pub(crate) server_pid: Option<u32>,
+    /// The servers' processes, as far as they can be seen.
+    pub(crate) server_pids: Vec<u32>,
 }
 
 /// Read by the live line, written by one thread.
@@ -102,7 +102,7 @@ pub(crate) struct LoadFigures {
     pub(crate) requests_per_second: f64,
     /// From the intended time of a request to its answer, of all requests intended within the window.
     pub(crate) latency: Percentiles,
-    /// CPU that the server used in the window, if its process could be seen.
+    /// CPU that the servers used in the window, if their processes could be seen.
     pub(crate) server_cpu_seconds: Option<f64>,
     /// Millions of bytes for each of them.
     pub(crate) megabytes_per_server_cpu_second: Option<f64>,
@@ -172,12 +172,18 @@ fn watch(window: &Window, counters: &[Counters], options: &LoadOptions, is_over:
         }
     };
     sleep_until(window.measure);
-    let (own, server) =
-        (ProcessCpu::start(std::process::id()), options.server_pid.and_then(ProcessCpu::start));
+    let own = ProcessCpu::start(std::process::id());
+    let servers: Vec<ProcessCpu> =
+        options.server_pids.iter().filter_map(|pid| ProcessCpu::start(*pid)).collect();
     let steal = StealProbe::start();
     sleep_until(window.end);
     let usage = Usage {
-        server_seconds: server.and_then(|cpu| cpu.seconds()),
+        // A process that has gone, or none at all: not known.
+        server_seconds: servers
+            .iter()
+            .map(ProcessCpu::seconds)
+            .sum::<Option<f64>>()
+            .filter(|_| !servers.is_empty()),
         generator_seconds: own.and_then(|cpu| cpu.seconds()).unwrap_or(0.0),
         steal_percent: steal.percent(),
     };

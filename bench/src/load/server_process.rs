@@ -2,6 +2,7 @@
 //!
 //! Source: proc_net(5) for the socket tables, proc_pid_fd(5) for who holds a socket.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::ToSocketAddrs;
 
@@ -22,6 +23,12 @@ pub(crate) fn find_listener(address: &str) -> Option<u32> {
             .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == link.as_str()))
             .then_some(pid)
     })
+}
+
+/// The processes behind several addresses, each once.
+pub(crate) fn find_listeners<'a>(addresses: impl Iterator<Item = &'a str>) -> Vec<u32> {
+    let pids: BTreeSet<u32> = addresses.filter_map(find_listener).collect();
+    pids.into_iter().collect()
 }
 
 /// State of a listening socket in the tables.

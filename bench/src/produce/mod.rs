@@ -4,6 +4,7 @@
 
 mod worker;
 
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,8 @@ use corelog_schemas::Encoder;
 use corelog_schemas::messages::{Acks, PartitionRef, ProducePartition, ProduceRequest, TopicRef};
 
 use crate::error::{BenchError, BenchResult};
-use crate::load::connection::{Connection, Template};
+use crate::kafka::{self, Kafka};
+use crate::load::connection::{Connection, Protocol, Template};
 use crate::load::{ConnectionPlan, LoadFigures, LoadOptions, drive, plan_connections};
 use crate::target::Target;
 use crate::wire::Wire;
@@ -50,10 +52,8 @@ pub(crate) fn produce(
 ) -> BenchResult<(LoadFigures, f64)> {
     let batch: Arc<[u8]> = build_batch(options.record_bytes, options.batch_records)?.into();
     let plans = plan_connections(options.connections, &target.leaders);
-    let connections = plans
-        .iter()
-        .map(|plan| connect(plan, target.topic_id, &batch, options))
-        .collect::<BenchResult<Vec<_>>>()?;
+    let connections =
+        plans.iter().map(|plan| connect(plan, target, &batch, options)).collect::<BenchResult<Vec<_>>>()?;
     let threads = load.cores.len().min(connections.len()).max(1);
     let requests_per_second = options.rate.map(|rate| rate / f64::from(options.batch_records));
     let count = connections.len();
@@ -66,39 +66,51 @@ pub(crate) fn produce(
 
 fn connect(
     plan: &ConnectionPlan,
-    topic_id: u128,
+    target: &Target,
     batch: &Arc<[u8]>,
     options: &ProduceOptions,
 ) -> BenchResult<ProduceConnection> {
+    let protocol = target.protocol;
+    let (stream, heads) = match protocol {
+        Protocol::Native => native_heads(plan, target.topic_id, batch.len(), options)?,
+        Protocol::Kafka => {
+            let head = |p: &u32| kafka::produce_head(&target.topic, *p, options.acks, batch.len());
+            (Kafka::connect(&plan.address)?.into_stream(), plan.partitions.iter().map(head).collect())
+        }
+    };
+    let templates = heads.into_iter().map(|head| Template { head, payload: batch.clone() }).collect();
+    Ok(ProduceConnection::new(Connection::new(stream, &plan.address, protocol)?, templates))
+}
+
+/// A connection of our protocol, and the head of a produce to each partition.
+fn native_heads(
+    plan: &ConnectionPlan,
+    topic_id: u128,
+    batch_bytes: usize,
+    options: &ProduceOptions,
+) -> BenchResult<(TcpStream, Vec<Vec<u8>>)> {
     let wire = Wire::connect(&plan.address)?;
     let limit = wire.handshake.frame_bytes_max;
     let mut encoder = Encoder::default();
-    let templates: Vec<Template> = plan
-        .partitions
-        .iter()
-        .map(|&partition| {
-            let to = PartitionRef { topic: TopicRef::Id(topic_id), partition };
-            let request = ProduceRequest {
-                acks: options.acks,
-                timeout_ms: TIMEOUT_MS,
-                partitions: vec![ProducePartition {
-                    to,
-                    records_bytes: batch.len() as u32,
-                    leader_epoch: None,
-                }],
-            };
-            let mut head = Vec::new();
-            encoder.request(&mut head, 0, &request);
-            Template { head, payload: batch.clone() }
-        })
-        .collect();
-    let frame_bytes = templates.first().map_or(0, |t| t.head.len() + t.payload.len());
+    let mut head_of = |partition: &u32| {
+        let to = PartitionRef { topic: TopicRef::Id(topic_id), partition: *partition };
+        let request = ProduceRequest {
+            acks: options.acks,
+            timeout_ms: TIMEOUT_MS,
+            partitions: vec![ProducePartition { to, records_bytes: batch_bytes as u32, leader_epoch: None }],
+        };
+        let mut head = Vec::new();
+        encoder.request(&mut head, 0, &request);
+        head
+    };
+    let heads: Vec<Vec<u8>> = plan.partitions.iter().map(&mut head_of).collect();
+    let frame_bytes = heads.first().map_or(0, Vec::len) + batch_bytes;
     if frame_bytes > limit as usize {
         return Err(BenchError::Usage(format!(
             "a batch makes a frame of {frame_bytes} bytes, and the server takes {limit}; send fewer or smaller records"
         )));
     }
-    Ok(ProduceConnection::new(Connection::new(wire.into_stream(), &plan.address)?, templates))
+    Ok((wire.into_stream(), heads))
 }
 
 /// A size that the batch of a run does not pass: values, and generous room for the framing of each record.

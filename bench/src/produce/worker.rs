@@ -6,11 +6,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use corelog_schemas::Api;
 use corelog_schemas::messages::{Acks, ProduceResponse};
+use corelog_schemas::{Api, ErrorCode, Failure};
 
 use super::ProduceOptions;
 use crate::error::{BenchError, BenchResult};
+use crate::kafka;
 use crate::load::connection::{Connection, Incoming, Receiver, Template};
 use crate::load::event::Events;
 use crate::load::{Run, Schedule, Tally, Window, Worker};
@@ -208,20 +209,13 @@ struct Answers<'a, 'r> {
 
 impl Receiver for Answers<'_, '_> {
     fn head(&mut self, frame: &Incoming<'_>) -> BenchResult<()> {
-        if frame.prefix.correlation_id != self.pending.answered || self.pending.intended.is_empty() {
-            return Err(BenchError::protocol(
-                self.address,
-                format!("answer {} instead of {}", frame.prefix.correlation_id, self.pending.answered),
-            ));
+        let answered = frame.correlation_id();
+        if answered != self.pending.answered || self.pending.intended.is_empty() {
+            let what = format!("answer {answered} instead of {}", self.pending.answered);
+            return Err(BenchError::protocol(self.address, what));
         }
         self.pending.answered = self.pending.answered.wrapping_add(1);
-        let failure =
-            match decode_response::<ProduceResponse>(Api::Produce, &frame.prefix, frame.head, self.address) {
-                Ok(response) => response.partitions.into_iter().find_map(Result::err),
-                Err(BenchError::Refused { failure, .. }) => Some(failure),
-                Err(e) => return Err(e),
-            };
-        match failure {
+        match failure_of(frame, self.address)? {
             None => self.pending.complete(self.run, self.tally, self.batch, Instant::now()),
             Some(failure) => {
                 self.pending.intended.pop_front();
@@ -234,4 +228,22 @@ impl Receiver for Answers<'_, '_> {
     fn payload(&mut self, _bytes: &[u8]) {}
 
     fn end(&mut self) {}
+}
+
+/// What a produce answer complains of, in either protocol.
+fn failure_of(frame: &Incoming<'_>, address: &str) -> BenchResult<Option<Failure>> {
+    match frame {
+        Incoming::Native { prefix, head } => {
+            match decode_response::<ProduceResponse>(Api::Produce, prefix, head, address) {
+                Ok(response) => Ok(response.partitions.into_iter().find_map(Result::err)),
+                Err(BenchError::Refused { failure, .. }) => Ok(Some(failure)),
+                Err(e) => Err(e),
+            }
+        }
+        Incoming::Kafka { body, .. } => match kafka::produce_error(body) {
+            Some(0) => Ok(None),
+            Some(code) => Ok(Some(Failure::new(ErrorCode::Unknown, format!("Kafka's error code {code}")))),
+            None => Err(BenchError::protocol(address, "an answer that is cut short")),
+        },
+    }
 }
