@@ -23,7 +23,9 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Coordination, DeletedTopic, StoreError, Stored, StoredPartition, StoredTopic, Version};
+use super::{
+    Change, Coordination, DeletedTopic, StoreError, Stored, StoredPartition, StoredTopic, Version, classify,
+};
 use crate::control::data_dir::{DataDirId, sync_dir};
 use crate::control::snapshot::{NodeId, ShardId};
 
@@ -67,22 +69,6 @@ struct DeletedRow {
 pub struct EmbeddedStore {
     database: Database,
     path: String,
-}
-
-/// Joins the many error types of redb: what matters is whether the bytes or the device are at fault.
-fn classify(path: &str, error: redb::Error) -> StoreError {
-    let path = path.to_owned();
-    let problem = error.to_string();
-    match error {
-        redb::Error::Corrupted(_)
-        | redb::Error::UpgradeRequired(_)
-        | redb::Error::TableTypeMismatch { .. }
-        | redb::Error::RepairAborted => StoreError::Damaged { path, problem },
-        redb::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => {
-            StoreError::Damaged { path, problem: io.to_string() }
-        }
-        _ => StoreError::Failed { path, problem },
-    }
 }
 
 impl EmbeddedStore {

@@ -6,6 +6,10 @@
 //! Not here: whether a change makes sense (`admin.rs`).
 
 mod embedded;
+mod format1;
+mod keyspace;
+mod kv;
+mod outbox;
 pub mod zookeeper;
 
 use std::collections::BTreeMap;
@@ -14,6 +18,7 @@ use corelog_engine::{LeaderEpoch, LogId, TimestampMs, TopicId};
 use serde::{Deserialize, Serialize};
 
 pub use embedded::EmbeddedStore;
+pub use kv::{KvStore, NodeLocal};
 
 use super::data_dir::DataDirId;
 use super::snapshot::{NodeId, ShardId};
@@ -149,6 +154,22 @@ pub enum StoreError {
         /// What happened.
         problem: String,
     },
+}
+
+/// Joins the many error types of redb: what matters is whether the bytes or the device are at fault.
+fn classify(path: &str, error: redb::Error) -> StoreError {
+    let path = path.to_owned();
+    let problem = error.to_string();
+    match error {
+        redb::Error::Corrupted(_)
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::RepairAborted => StoreError::Damaged { path, problem },
+        redb::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => {
+            StoreError::Damaged { path, problem: io.to_string() }
+        }
+        _ => StoreError::Failed { path, problem },
+    }
 }
 
 /// The store of metadata, as the control thread needs it. One writer per node.
