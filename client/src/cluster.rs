@@ -2,7 +2,8 @@
 //!
 //! Owns: the cached metadata, and the connections to look it up. A refresh happens when a topic is asked for the
 //! first time, and whenever somebody shows that what he knew no longer holds (`newer_than`).
-//! Invariant: a topic's entry never goes back to an older metadata version of the same cluster.
+//! Invariant: what is known of a partition never goes back to an older leader epoch of the same topic: any node may
+//! answer, and some are behind.
 //! Invariant: however many callers find the same entry old, one request refreshes it for all.
 //! Not here: connections that carry records; each producer and consumer has its own (`pool`), because answers
 //! come in order and a long poll would hold up a produce behind it.
@@ -71,7 +72,6 @@ struct Cache {
     /// Every shard that was ever named: where to ask when the first addresses are gone.
     addresses: Vec<Arc<str>>,
     cluster_id: String,
-    version: u64,
     generation: u64,
 }
 
@@ -197,11 +197,10 @@ impl Cluster {
 
     fn remember(&self, response: &MetadataResponse) {
         let mut cache = self.cache();
-        if cache.cluster_id == response.cluster_id && response.version < cache.version {
-            return;
+        if cache.cluster_id != response.cluster_id {
+            cache.cluster_id.clone_from(&response.cluster_id);
+            cache.topics.clear();
         }
-        cache.cluster_id.clone_from(&response.cluster_id);
-        cache.version = response.version;
         cache.generation += 1;
         let generation = cache.generation;
         let shards: HashMap<(u32, u16), Arc<str>> = response
@@ -210,7 +209,10 @@ impl Cluster {
             .map(|shard| ((shard.node, shard.shard), join(&shard.host, shard.port)))
             .collect();
         for topic in &response.topics {
-            if let Some(topic) = read_topic(topic, &shards, generation) {
+            if let Some(mut topic) = read_topic(topic, &shards, generation) {
+                if let Some(known) = cache.topics.get(&topic.name) {
+                    keep_newer(&mut topic, known);
+                }
                 cache.topics.insert(Arc::clone(&topic.name), Arc::new(topic));
             }
         }
@@ -251,6 +253,18 @@ fn read_topic(
     })
 }
 
+/// Keeps what is known of partitions of which `found` shows an older leadership.
+fn keep_newer(found: &mut Topic, known: &Topic) {
+    if found.id != known.id {
+        return;
+    }
+    for (partition, known) in found.partitions.iter_mut().zip(&known.partitions) {
+        if known.leader_epoch > partition.leader_epoch {
+            partition.clone_from(known);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use corelog_schemas::messages::PartitionMetadata;
@@ -274,5 +288,23 @@ mod tests {
         assert_eq!(topic.leader(0).map(|address| &**address), Some("127.0.0.1:9700"));
         assert_eq!(topic.leader(1), None);
         assert_eq!(topic.no_leader(1), ErrorCode::PartitionOffline);
+    }
+    #[test]
+    fn a_node_that_is_behind_does_not_bring_an_older_leader_back() {
+        let topic = |id, epochs: [u32; 2]| Topic {
+            id: TopicId(id),
+            name: "t".into(),
+            partitions: epochs
+                .map(|leader_epoch| Partition { leader: (1, 0), leader_epoch, address: None, error: None })
+                .into(),
+            generation: 1,
+        };
+        let epochs = |topic: &Topic| topic.partitions.iter().map(|p| p.leader_epoch).collect::<Vec<_>>();
+        let mut found = topic(7, [3, 5]);
+        keep_newer(&mut found, &topic(7, [4, 4]));
+        assert_eq!(epochs(&found), [4, 5]);
+        let mut created_again = topic(8, [0, 0]);
+        keep_newer(&mut created_again, &topic(7, [4, 4]));
+        assert_eq!(epochs(&created_again), [0, 0]);
     }
 }
