@@ -248,7 +248,7 @@ impl<D: Disk> Engine<D> {
 
     /// Runs `work` to its end beside the commits, whoever still waits for it: a device operation outlives the future
     /// that began it, and must not fall on what others do next. Dropping the future returned only stops waiting.
-    pub(crate) fn detach<T: 'static>(
+    pub fn detach<T: 'static>(
         &self,
         work: impl Future<Output = T> + 'static,
     ) -> impl Future<Output = T> + 'static {

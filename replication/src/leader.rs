@@ -1,7 +1,7 @@
 //! The leader of one partition as a step machine: reports in, high watermark out.
 //!
 //! Owns: the ISR as the leader counts it, what each member has reported in this epoch, the high watermark.
-//! Invariants: R1 to R5 and R8 of `lib.rs`. No I/O, no clock, no waiting: [`Leader::step`] runs to its end.
+//! Invariants: R1 to R5, R8 and R10 of `lib.rs`. No I/O, no clock, no waiting: [`Leader::step`] runs to its end.
 //! Crash story: the leader dies and a member of the ISR takes over. All below the high watermark was on every
 //! member, at the stage that the topic's flush names, so the new leader has it, whichever member it is.
 
@@ -50,6 +50,11 @@ pub enum Event {
         epoch: LeaderEpoch,
         /// Its ends.
         ends: ReplicaEnds,
+    },
+    /// A follower has asked to follow, again perhaps: all that counts is what it reports from now on (R10).
+    FollowerBegan {
+        /// Which.
+        replica: ReplicaId,
     },
     /// Another set counts as in sync (see R5 for when to say so).
     IsrChanged {
@@ -182,10 +187,16 @@ impl Leader {
                 self.report(self.me, self.local);
             }
             Event::FollowerReported { replica, epoch, ends } => {
-                if epoch != self.epoch || replica == self.me {
+                if !self.is_of_this_epoch(epoch) || replica == self.me {
                     return None;
                 }
                 self.report(replica, ends);
+            }
+            Event::FollowerBegan { replica } => {
+                if let Some(member) = self.isr.iter_mut().find(|m| m.replica == replica && replica != self.me)
+                {
+                    member.reported = None;
+                }
             }
             Event::IsrChanged { isr } => {
                 assert!(isr.contains(&self.me), "leader {} would leave its own ISR", self.me);
@@ -197,6 +208,14 @@ impl Leader {
             Event::StageChanged { stage } => self.stage = stage,
         }
         self.advance()
+    }
+
+    fn is_of_this_epoch(&self, epoch: LeaderEpoch) -> bool {
+        #[cfg(feature = "canary")]
+        if crate::canary::is_planted(crate::canary::Canary::AnyEpochMovesTheMark) {
+            return true;
+        }
+        epoch == self.epoch
     }
 
     /// Notes a report of a member; ends only grow within an epoch, so a late report changes nothing.
@@ -322,6 +341,24 @@ mod tests {
     #[test]
     fn a_follower_that_claims_more_than_the_leader_has_does_not_lift_the_mark_above_it() {
         let story = [(durable(110), 40), (follower(2, 7, 900, 900), 110)];
+        check(leader(&[1, 2], Stage::Durable), &story);
+    }
+
+    #[test]
+    fn a_member_that_begins_again_counts_only_with_what_it_reports_then() {
+        let began = |node| Event::FollowerBegan { replica: replica(node) };
+        let story = [
+            (durable(150), 40),
+            (follower(2, 7, 120, 120), 120),
+            // It restarted, without all that it had written.
+            (began(2), 120),
+            (durable(160), 120),
+            (follower(2, 7, 110, 110), 120),
+            (follower(2, 7, 130, 130), 130),
+            (began(9), 130),
+            (began(1), 130),
+            (follower(2, 7, 160, 160), 160),
+        ];
         check(leader(&[1, 2], Stage::Durable), &story);
     }
 

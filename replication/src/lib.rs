@@ -1,7 +1,8 @@
-//! Leadership of a partition: from the ends that replicas report to what readers may see and producers are told.
+//! A partition as its replicas have it: who leads, who copies, what is committed, and how that is agreed upon.
 //!
-//! Owns: the high watermark, who waits for it, and the rules under which it moves. Knows the engine alone: no
-//! sockets, no clock, no executor; whoever calls says what time it is and polls the futures.
+//! Owns: the roles of a replica, the high watermark and who waits for it, the ISR, the streams between replicas, and
+//! who decides in the cluster. Decisions are pure machines; the rest is generic over the disk and over what it needs
+//! of the world, so that the same code runs in the server and in simulation. No sockets, no clock, no executor.
 //!
 //! Invariants, by number (`ARCHITECTURE.md` and tests refer to them):
 //! R1. The high watermark never goes back while a replica leads, and is never above the leader's log end.
@@ -17,15 +18,36 @@
 //!     flush names. Waiters are woken in the order of what they wait for.
 //! R8. "Latest" is answered only once the high watermark has reached the start of the leader's epoch (KIP-207).
 //! R9. A failed log answers every waiter with the failure, at once; other partitions are not touched.
-//!
-//! Not here: electing leaders, copying to followers, deciding who is in sync. They come beside `leader.rs`, as
-//! machines of their own, and feed it events.
+//! R10. What a follower has reported counts only on the connection on which it last asked to follow, after it was told
+//!     to copy: it may have lost a part of its log since it reported on an older one.
+//! R11. The ISR grows only by a follower that has reached, in this epoch, both the high watermark and the log end that
+//!     the leader had when the epoch began.
+//! R12. A member leaves the ISR when it has not had all that the leader had at any moment of the last `lag_max_ms`,
+//!     when its connection has been broken for `disconnect_max_ms`, or when it says that it stops. The leader never
+//!     leaves; a pause of the leader itself is nobody's lag.
+//! R13. One change of the ISR is under way at a time. Until a newer version of what is stored is seen, every set that
+//!     may have been stored counts: a refused or unanswered proposal takes nobody away.
+//! R14. A follower copies only after the epoch handshake of this epoch, and after each cut it asks again. It cuts where
+//!     the newest epoch that both have ended, never at the high watermark.
+//! R15. An answer, batches or marks of another epoch than the one followed change nothing.
+//! R16. A follower of which nothing is left in the leader's log begins a new log at the leader's log start: it has no
+//!     gap, and nothing below that start.
+//! R17. A replica remembers the highest epoch that it has seen, and takes no role in a lower one. In one epoch it does
+//!     not both lead and follow. After a start the epochs of its log are that memory.
+//! R18. A leadership begins only after every cut that this replica had begun as a follower has ended.
+//! R19. A batch of an idempotent producer that is in the log is not appended again, whoever leads now, and is answered
+//!     once its original offset meets the acks asked for.
 
 pub mod agent;
 mod assignment;
+#[cfg(feature = "canary")]
+pub mod canary;
 pub mod cluster;
 pub mod coordination;
+pub mod derived;
 mod errors;
+mod follower;
+mod isr;
 mod leader;
 mod partition;
 mod progress;
@@ -35,9 +57,19 @@ mod waiters;
 mod watch;
 
 pub use assignment::{Assignment, IsrProposal, Report, Role, Sighting};
-pub use errors::{DeleteRecordsError, EpochError, FetchError, ListOffsetsError, ProduceError};
+pub use errors::{
+    DeleteRecordsError, FetchError, FollowError, FollowerError, LeaderError, ListOffsetsError, ProduceError,
+    RoleError, WaitError,
+};
+pub use follower::{
+    Cut, EpochEnd, FollowAction, FollowAnswer, FollowPhase, FollowRequest, FollowVerdict, Follower,
+    HandshakeError, LogView, answer, cut_for,
+};
+pub use isr::{ConnectionId, Followed, Isr, IsrOptions, IsrStart, LeaderView};
 pub use leader::{Action, Event, Leader, LeaderStart, ReplicaEnds};
-pub use partition::{Ack, Fetched, Partition, PartitionStats, ProduceChecks, Produced};
+pub use partition::{
+    Ack, CurrentRole, Fetched, LeaderTerm, Marks, Partition, PartitionStats, ProduceChecks, Produced,
+};
 pub use progress::Advanced;
 pub use replica::{NodeId, ReplicaId};
 pub use watch::{Watcher, Watchers, Watching};

@@ -9,8 +9,10 @@ use corelog_engine::log::{EngineOptions, FlushPolicy, LogFailure, ReadError};
 use corelog_engine::{
     Engine, LeaderEpoch, LogId, LogOptions, Offset, PartitionId, TimestampMs, TopicId, TopicPartition,
 };
+use corelog_replication::coordination::Version;
 use corelog_replication::{
-    Ack, DeleteRecordsError, EpochError, FetchError, NodeId, Partition, ProduceChecks, ProduceError,
+    Ack, DeleteRecordsError, FetchError, LeaderError, LeaderTerm, NodeId, Partition, ProduceChecks,
+    ProduceError, ReplicaId, WaitError,
 };
 use corelog_sim::{Executor, Fault, FaultKind, Handle, SimDisk, SimDiskOptions};
 
@@ -35,7 +37,17 @@ fn world(flush: FlushPolicy) -> World {
         let options = LogOptions { flush, ..LogOptions::default() };
         let log = engine.create_log(Path::new("/d/p"), LogId(1), options).await.unwrap();
         let id = TopicPartition { topic: TopicId(1), partition: PartitionId(0) };
-        Partition::lead(id, NodeId(1), log, EPOCH).unwrap()
+        let me = ReplicaId { node: NodeId(1), log: LogId(1) };
+        let partition = Partition::open(id, me, log);
+        let term = LeaderTerm {
+            epoch: EPOCH,
+            replicas: vec![me],
+            isr: vec![me],
+            version: Version(1),
+            min_insync_replicas: 1,
+        };
+        partition.become_leader(term, 0).unwrap();
+        partition
     });
     World { executor, disk, partition }
 }
@@ -145,7 +157,7 @@ fn a_poisoned_log_answers_all_producers_and_still_serves_readers() {
         let lost = produce(&partition, 2).await;
         for ack in [Ack::Leader, Ack::All] {
             let failure = partition.acked(ack, lost).expect("it waits").await.unwrap_err();
-            assert!(matches!(failure, LogFailure::Poisoned { .. }), "{failure}");
+            assert!(matches!(failure, WaitError::Failed(LogFailure::Poisoned { .. })), "{failure}");
         }
         assert!(partition.failure().is_some());
         let refused = partition.produce(&batch(1), ProduceChecks::default(), || NOW).await.unwrap_err();
@@ -162,7 +174,7 @@ fn closing_ends_every_wait() {
     let reader = executor.spawn(async move { waiting.readable(Offset(9)).await });
     executor.run_until(async {
         partition.log().close().await.unwrap();
-        assert_eq!(reader.await, Err(LogFailure::Closed));
+        assert_eq!(reader.await, Err(WaitError::Failed(LogFailure::Closed)));
     });
 }
 
@@ -170,18 +182,18 @@ fn closing_ends_every_wait() {
 fn epochs_and_batches_are_checked_before_anything_is_appended() {
     let World { executor, partition, .. } = world(FlushPolicy::Commit);
     executor.run_until(async {
-        let of = |epoch| ProduceChecks { leader_epoch: Some(LeaderEpoch(epoch)), timestamp_max: None };
+        let of = |epoch| ProduceChecks { leader_epoch: Some(LeaderEpoch(epoch)), ..ProduceChecks::default() };
         let fenced = partition.produce(&batch(1), of(4), || NOW).await.unwrap_err();
-        let expected = EpochError::Fenced { requested: LeaderEpoch(4), current: EPOCH };
-        assert_eq!(fenced, ProduceError::Epoch(expected));
+        let expected = LeaderError::Fenced { requested: LeaderEpoch(4), current: EPOCH };
+        assert_eq!(fenced, ProduceError::Leader(expected));
         let unknown = partition.produce(&batch(1), of(6), || NOW).await.unwrap_err();
-        let expected = EpochError::Unknown { requested: LeaderEpoch(6), current: EPOCH };
-        assert_eq!(unknown, ProduceError::Epoch(expected));
+        let expected = LeaderError::Unknown { requested: LeaderEpoch(6), current: EPOCH };
+        assert_eq!(unknown, ProduceError::Leader(expected));
         let mut damaged = batch(1);
         *damaged.last_mut().unwrap() ^= 1;
         let refused = partition.produce(&damaged, ProduceChecks::default(), || NOW).await.unwrap_err();
         assert!(matches!(refused, ProduceError::Invalid(BatchError::Checksum { .. })), "{refused}");
-        let early = ProduceChecks { leader_epoch: None, timestamp_max: Some(TimestampMs(NOW.0 - 1)) };
+        let early = ProduceChecks { timestamp_max: Some(TimestampMs(NOW.0 - 1)), ..ProduceChecks::default() };
         let refused = partition.produce(&batch(1), early, || NOW).await.unwrap_err();
         assert!(matches!(refused, ProduceError::Invalid(BatchError::Timestamp { .. })), "{refused}");
         assert_eq!(partition.log().ends().end, Offset::ZERO);

@@ -106,6 +106,11 @@ error_codes! {
     InvalidTimestamp = 44, false, "the timestamps of the record batch are out of range";
     /// Not -1, 0 or 1.
     InvalidAcks = 45, false, "acks must be -1 (all), 0 or 1";
+    /// A batch of an idempotent producer came before the one in front of it, or is too old to be remembered; send what
+    /// is in flight again, in order.
+    OutOfOrderSequence = 46, true, "a batch of the idempotent producer is missing before this one";
+    /// Another instance of the idempotent producer has taken over; stop.
+    FencedProducer = 47, false, "a newer instance of this producer has taken over";
     /// Below the log start offset or beyond the log end offset: seek.
     OffsetOutOfRange = 50, false, "the offset is outside the log";
     /// Bytes on the leader's disk failed their checksum.

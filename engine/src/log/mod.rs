@@ -330,6 +330,12 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
+    /// Goes on in a term that may have been used: the bug that [`Log::begin_epoch`] prevents.
+    #[cfg(feature = "canary")]
+    pub fn resume_epoch(&self, epoch: LeaderEpoch) {
+        self.state_mut().epoch = Some(epoch);
+    }
+
     /// Who is told when the ends move. One at a time; the last one set.
     pub fn set_listener(&self, listener: Rc<dyn LogListener>) {
         *self.0.listener.borrow_mut() = Some(listener);
@@ -490,7 +496,8 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    pub(crate) fn engine(&self) -> &Engine<D> {
+    /// The engine that it belongs to.
+    pub fn engine(&self) -> &Engine<D> {
         &self.0.engine
     }
 

@@ -16,7 +16,7 @@ pub const ENUM_MIN_ERROR_CODE: u16 = 0;
 pub const ENUM_MAX_ERROR_CODE: u16 = 70;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 35] = [
+pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 37] = [
   ErrorCode::None,
   ErrorCode::Unknown,
   ErrorCode::CorruptFrame,
@@ -47,6 +47,8 @@ pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 35] = [
   ErrorCode::UnsupportedCompression,
   ErrorCode::InvalidTimestamp,
   ErrorCode::InvalidAcks,
+  ErrorCode::OutOfOrderSequence,
+  ErrorCode::FencedProducer,
   ErrorCode::OffsetOutOfRange,
   ErrorCode::CorruptData,
   ErrorCode::DiskFull,
@@ -91,6 +93,8 @@ impl ErrorCode {
   pub const UnsupportedCompression: Self = Self(43);
   pub const InvalidTimestamp: Self = Self(44);
   pub const InvalidAcks: Self = Self(45);
+  pub const OutOfOrderSequence: Self = Self(46);
+  pub const FencedProducer: Self = Self(47);
   pub const OffsetOutOfRange: Self = Self(50);
   pub const CorruptData: Self = Self(51);
   pub const DiskFull: Self = Self(60);
@@ -130,6 +134,8 @@ impl ErrorCode {
     Self::UnsupportedCompression,
     Self::InvalidTimestamp,
     Self::InvalidAcks,
+    Self::OutOfOrderSequence,
+    Self::FencedProducer,
     Self::OffsetOutOfRange,
     Self::CorruptData,
     Self::DiskFull,
@@ -169,6 +175,8 @@ impl ErrorCode {
       Self::UnsupportedCompression => Some("UnsupportedCompression"),
       Self::InvalidTimestamp => Some("InvalidTimestamp"),
       Self::InvalidAcks => Some("InvalidAcks"),
+      Self::OutOfOrderSequence => Some("OutOfOrderSequence"),
+      Self::FencedProducer => Some("FencedProducer"),
       Self::OffsetOutOfRange => Some("OffsetOutOfRange"),
       Self::CorruptData => Some("CorruptData"),
       Self::DiskFull => Some("DiskFull"),

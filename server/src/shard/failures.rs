@@ -4,7 +4,10 @@
 
 use corelog_engine::batch::{BatchError, HeaderError};
 use corelog_engine::log::{AppendError, LogFailure, OpenError, ReadError, TrimError};
-use corelog_replication::{DeleteRecordsError, EpochError, FetchError, ListOffsetsError, ProduceError};
+use corelog_replication::derived::SequenceError;
+use corelog_replication::{
+    DeleteRecordsError, FetchError, LeaderError, ListOffsetsError, ProduceError, RoleError, WaitError,
+};
 use corelog_schemas::{ErrorCode, Failure};
 
 fn failure(code: ErrorCode, error: &impl std::fmt::Display) -> Failure {
@@ -13,18 +16,47 @@ fn failure(code: ErrorCode, error: &impl std::fmt::Display) -> Failure {
 
 pub(super) fn of_produce(error: &ProduceError) -> Failure {
     match error {
-        ProduceError::Epoch(error) => of_epoch(error),
+        ProduceError::Leader(error) => of_leader(error),
+        ProduceError::NotEnoughReplicas { .. } => failure(ErrorCode::NotEnoughReplicas, error),
         ProduceError::Invalid(error) => of_batch(error),
+        ProduceError::Read(error) => of_read(error),
+        ProduceError::Sequence(error) => of_sequence(error),
         ProduceError::Append(error) => of_append(error),
     }
 }
 
-pub(super) fn of_epoch(error: &EpochError) -> Failure {
+pub(super) fn of_leader(error: &LeaderError) -> Failure {
     let code = match error {
-        EpochError::Fenced { .. } => ErrorCode::FencedLeaderEpoch,
-        EpochError::Unknown { .. } => ErrorCode::UnknownLeaderEpoch,
+        LeaderError::NotLeader { .. } | LeaderError::Isolated => ErrorCode::NotLeader,
+        LeaderError::Fenced { .. } => ErrorCode::FencedLeaderEpoch,
+        LeaderError::Unknown { .. } => ErrorCode::UnknownLeaderEpoch,
     };
     failure(code, error)
+}
+
+fn of_sequence(error: &SequenceError) -> Failure {
+    let code = match error {
+        SequenceError::OutOfOrder { .. } | SequenceError::PartlyTaken { .. } => ErrorCode::OutOfOrderSequence,
+        SequenceError::Fenced { .. } => ErrorCode::FencedProducer,
+    };
+    failure(code, error)
+}
+
+/// What somebody is told who waited for an ack.
+pub(super) fn of_wait(error: &WaitError) -> Failure {
+    match error {
+        WaitError::NotLeader => failure(ErrorCode::NotLeader, error),
+        WaitError::NotEnoughReplicas { .. } => failure(ErrorCode::NotEnoughReplicas, error),
+        WaitError::Failed(error) => of_log(error),
+    }
+}
+
+/// Why a replica that was to lead does not.
+pub(super) fn of_role(error: &RoleError) -> Failure {
+    match error {
+        RoleError::Stale { .. } | RoleError::OutsideIsr { .. } => failure(ErrorCode::NotLeader, error),
+        RoleError::Log(error) => of_append(error),
+    }
 }
 
 fn of_batch(error: &BatchError) -> Failure {
@@ -68,7 +100,7 @@ pub(super) fn of_log(error: &LogFailure) -> Failure {
 
 pub(super) fn of_fetch(error: &FetchError) -> Failure {
     match error {
-        FetchError::Epoch(error) => of_epoch(error),
+        FetchError::Leader(error) => of_leader(error),
         FetchError::Read(error) => of_read(error),
     }
 }
@@ -85,7 +117,7 @@ fn of_read(error: &ReadError) -> Failure {
 
 pub(super) fn of_list_offsets(error: &ListOffsetsError) -> Failure {
     match error {
-        ListOffsetsError::Epoch(error) => of_epoch(error),
+        ListOffsetsError::Leader(error) => of_leader(error),
         ListOffsetsError::NotCaughtUp { .. } => failure(ErrorCode::NotLeader, error),
         ListOffsetsError::Read(error) => of_read(error),
     }
@@ -93,6 +125,7 @@ pub(super) fn of_list_offsets(error: &ListOffsetsError) -> Failure {
 
 pub(super) fn of_delete_records(error: &DeleteRecordsError) -> Failure {
     match error {
+        DeleteRecordsError::Leader(error) => of_leader(error),
         DeleteRecordsError::AboveHighWatermark { .. } => failure(ErrorCode::OffsetOutOfRange, error),
         DeleteRecordsError::Trim(TrimError::OutOfRange { .. }) => failure(ErrorCode::OffsetOutOfRange, error),
         DeleteRecordsError::Trim(TrimError::Failed(error)) => of_log(error),

@@ -147,7 +147,7 @@ async fn read_one(
     let partition = shard.partition(read.id)?;
     let leader_epoch = read.leader_epoch.map(LeaderEpoch);
     if bytes_left == 0 && !is_first {
-        partition.check_epoch(leader_epoch).map_err(|error| failures::of_epoch(&error))?;
+        partition.check_epoch(leader_epoch).map_err(|error| failures::of_leader(&error))?;
         let high_watermark = partition.high_watermark();
         return Ok(Outcome {
             failure: None,

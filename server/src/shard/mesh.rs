@@ -153,7 +153,7 @@ async fn serve_produce(
             };
             let (answer, acked) = oneshot::channel();
             let _ = reply.send(Ok(Forwarded { produced: appended.placed, acked: Some(acked) }));
-            let _ = answer.send(advanced.await.map_err(|failure| produce::of_ack(shard, &failure)));
+            let _ = answer.send(advanced.await.map_err(|error| produce::of_ack(shard, &error)));
         }
     }
 }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use corelog_engine::log::LogFailure;
 use corelog_engine::{LeaderEpoch, Offset, TopicPartition};
-use corelog_replication::{Ack, Advanced, ProduceChecks};
+use corelog_replication::{Ack, Advanced, ProduceChecks, WaitError};
 use corelog_schemas::messages::{
     Acks, CreateTopicsRequest, NewTopic, PartitionRef, ProduceRequest, ProduceResponse, Produced, TopicRef,
 };
@@ -67,11 +67,11 @@ pub(super) async fn append_local(
 }
 
 /// What a producer is told whose ack does not come.
-pub(super) fn of_ack(shard: &Shard, failure: &LogFailure) -> Failure {
-    if shard.is_stopping.get() && *failure == LogFailure::Closed {
+pub(super) fn of_ack(shard: &Shard, error: &WaitError) -> Failure {
+    if shard.is_stopping.get() && *error == WaitError::Failed(LogFailure::Closed) {
         return ErrorCode::ShuttingDown.into();
     }
-    failures::of_log(failure)
+    failures::of_wait(error)
 }
 
 /// Appends all batches of a request, on whichever shards; ready when all have their place.
@@ -88,7 +88,8 @@ pub(super) async fn produce(shard: SharedShard, request: ProduceRequest, records
     for partition in &request.partitions {
         let (batches, after) = rest.split_at((partition.records_bytes as usize).min(rest.len()));
         rest = after;
-        let checks = ProduceChecks { leader_epoch: partition.leader_epoch.map(LeaderEpoch), timestamp_max };
+        let leader_epoch = partition.leader_epoch.map(LeaderEpoch);
+        let checks = ProduceChecks { leader_epoch, timestamp_max, ack };
         let part = match place(&shard, &partition.to).await {
             Err(failure) => Part::failed(failure),
             Ok(to) if to.shard == shard.id => match append_local(&shard, to.id, batches, checks, ack).await {
@@ -192,7 +193,7 @@ impl Part {
             Self::Local(placed, acked) => match Pin::new(acked).poll(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(())) => Ok(*placed),
-                Poll::Ready(Err(failure)) => Err(of_ack(shard, &failure)),
+                Poll::Ready(Err(error)) => Err(of_ack(shard, &error)),
             },
             Self::Remote(placed, acked) => match Pin::new(acked).poll(cx) {
                 Poll::Pending => return false,

@@ -15,10 +15,9 @@ use std::rc::Rc;
 
 use corelog_engine::disk::Disk;
 use corelog_engine::log::{FlushPolicy, OpenError, RecoveryReport};
-use corelog_engine::{Engine, LeaderEpoch, Log, TopicPartition};
-use corelog_replication::Partition;
-use corelog_replication::ReplicaId;
+use corelog_engine::{Engine, Log, TopicPartition};
 use corelog_replication::cluster::{FaultKind, ReplicaFault};
+use corelog_replication::{LeaderTerm, Partition, ReplicaId, Role, RoleError};
 use corelog_schemas::{ErrorCode, Failure};
 
 use super::disk::ShardDisk;
@@ -114,11 +113,10 @@ async fn open(shard: &Shard, snapshot: &Snapshot, opening: &Opening) -> Done {
             if let Some(report) = &report {
                 tell_recovery(shard, me, &dir, report, opening.options.flush).await;
             }
-            let epoch = snapshot.partition(id).map_or(LeaderEpoch(0), |partition| partition.leader_epoch);
-            let state = match Partition::lead(id, snapshot.node, log, epoch) {
+            let state = match lead(shard, snapshot, Partition::open(id, me, log)) {
                 Ok(partition) => State::Open(partition),
                 Err(error) => {
-                    let failure = failures::of_append(&error);
+                    let failure = failures::of_role(&error);
                     State::Failed(Trouble { failure, retry_at_ms: None })
                 }
             };
@@ -137,6 +135,17 @@ async fn open(shard: &Shard, snapshot: &Snapshot, opening: &Opening) -> Done {
             Done::NotOpened
         }
     }
+}
+
+/// Begins to lead, if the snapshot says so.
+fn lead(shard: &Shard, snapshot: &Snapshot, partition: ShardPartition) -> Result<ShardPartition, RoleError> {
+    let local = snapshot.partition(partition.id()).and_then(|placed| placed.local.as_ref());
+    if let Some(local) = local
+        && local.assignment.role == Role::Lead
+    {
+        partition.become_leader(LeaderTerm::of(&local.assignment), shard.clock.elapsed_ms())?;
+    }
+    Ok(partition)
 }
 
 /// Why a log is not open, and what the cluster hears of it.
