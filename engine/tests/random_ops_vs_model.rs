@@ -1,10 +1,11 @@
-//! Random operations on a log against a list of batches: appends, reads, rolls, cuts at both ends, retention,
-//! clean restarts, kills and power losses. A failure prints its seed.
+//! Random operations on a log against a list of batches: appends as leader and as follower, reads, rolls, cuts at both
+//! ends, resets, retention, clean restarts, kills and power losses. A failure prints its seed.
 //!
 //! What must never happen: the log and the list differ in anything that was sure.
 
 mod support;
 
+use corelog_engine::batch::{StampedBatches, StampedLimits};
 use corelog_engine::log::{Log, LogOptions, ReadError, ReadLimits, Stage};
 use corelog_engine::{LeaderEpoch, Offset, TimestampMs};
 use corelog_sim::{Crash, Handle, SimDisk};
@@ -50,7 +51,9 @@ impl Run {
     fn step(&mut self) {
         self.now = TimestampMs(self.now.0 + 1000);
         match self.random.random(0..100) {
-            0..45 => self.append(),
+            0..30 => self.append(),
+            30..43 => self.follow(),
+            43..45 => self.reset(),
             45..65 => self.read(),
             65..70 => self.node.run(self.log.flush()).expect("a flush"),
             70..75 => self.delete_before(),
@@ -89,6 +92,42 @@ impl Run {
         if self.random.one_in(2) {
             self.node.run(self.log.wait(Stage::Durable, appended.end_offset)).expect("a sync");
         }
+    }
+
+    /// Follows a leader of this term or a later one for an append, and leads again.
+    fn follow(&mut self) {
+        self.log.end_epoch();
+        let mut sent = Vec::new();
+        for _ in 0..self.random.random(1..4) {
+            self.tag += 1;
+            self.epoch += self.random.random(0..2) as u32;
+            let records = self.random.random(1..4) as u32;
+            let value_bytes = self.random.random(1..2000) as usize;
+            let batches = batch_at(self.tag, records, value_bytes, self.now);
+            let base = sent.last().map_or(self.end(), |last: &Stored| last.end);
+            sent.extend(stored(&batches, base, self.epoch));
+        }
+        let bytes: Vec<u8> = sent.iter().flat_map(|batch| batch.bytes.clone()).collect();
+        let checked = StampedBatches::check(&bytes, &StampedLimits::default()).expect("own batches");
+        let appended = self.node.run(self.log.append_replicated(&checked, self.now)).expect("an append");
+        self.model.extend(sent);
+        assert_eq!(appended.end_offset.0, self.end());
+        if self.random.one_in(2) {
+            self.node.run(self.log.wait(Stage::Durable, appended.end_offset)).expect("a sync");
+        }
+        self.begin_term();
+    }
+
+    fn reset(&mut self) {
+        let to = self.random.random(0..self.end() + 100);
+        self.node.run(self.log.reset_to(Offset(to))).expect("a reset");
+        self.was_reset(to);
+        self.begin_term();
+    }
+
+    fn was_reset(&mut self, to: u64) {
+        self.model.clear();
+        (self.start, self.empty_at) = (to, to);
     }
 
     fn read(&mut self) {
@@ -205,17 +244,18 @@ impl Run {
         self.check_all();
     }
 
-    /// A truncation, a deletion or retention that a crash interrupts at one of its syncs, if it lasts so long.
+    /// A truncation, a deletion, retention or a reset that a crash interrupts at one of its syncs, if it lasts so long.
     fn crash_within_a_cut(&mut self) {
         self.node.run(self.log.flush()).expect("a flush");
         let (log, disk, now) = (self.log.clone(), self.node.disk.clone(), self.now);
         let (from, to) = (self.random.random(self.start..self.end() + 1), self.end());
-        let kind = self.random.random(0..3);
+        let kind = self.random.random(0..4);
         disk.stop_at_sync(disk.syncs() + self.random.random(1..8));
         let operation = async {
             match kind {
                 0 => drop(log.truncate(Offset(from)).await.expect("a cut")),
                 1 => drop(log.delete_records_before(Offset(from), now).await.expect("a deletion")),
+                2 => log.reset_to(Offset(from)).await.expect("a reset"),
                 _ => {
                     log.set_options(LogOptions { retention_bytes: Some(10_000), ..log_options() });
                     log.apply_retention(now).await.expect("retention");
@@ -235,6 +275,14 @@ impl Run {
         match kind {
             0 => assert!((cut..=to).contains(&ends.end.0) && (!ended || ends.end.0 == cut), "{ends:?}"),
             1 => assert!((self.start..=from).contains(&ends.start.0) && (!ended || ends.start.0 == from)),
+            2 => {
+                let (old, new) = ((self.start, to), (from, from));
+                let is = (ends.start.0, ends.end.0);
+                assert!(is == new || is == old && !ended, "{is:?} of {old:?} and {new:?}");
+                if is == new {
+                    self.was_reset(from);
+                }
+            }
             _ => assert!(ends.start.0 >= self.start),
         }
         if kind == 0 {

@@ -1,6 +1,6 @@
 //! Small files beside a log that say what is known of it, replaced whole and checked when they are read.
 //!
-//! Owns: their common frame, and the kinds there are (`log`, with its table of `epochs`, and `reset`). Text, so that an operator can read
+//! Owns: their common frame, and the kinds there are (`log`, with its table of `epochs`, and the `markers` of work under way). Text, so that an operator can read
 //! them; with a checksum, so that nobody edits them by accident.
 //! Invariant: a file is believed whole or not at all, and what is wrong with it is said.
 //! Not here: what to do without one (`log`).
@@ -10,7 +10,7 @@
 
 mod epochs;
 mod log;
-mod reset;
+mod markers;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +19,7 @@ use std::path::Path;
 
 pub use epochs::{EpochError, EpochStart, EpochTable};
 pub use log::{BootId, LogCheckpoint};
-pub use reset::ResetMarker;
+pub use markers::{RepairMarker, ResetMarker};
 
 use crate::disk::Disk;
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::batch::StampedError;
 use crate::types::{LeaderEpoch, LogId, Offset};
 
 /// Why a log takes no more appends until it is opened again.
@@ -137,6 +138,75 @@ pub enum ReadError {
         /// The segment file.
         path: PathBuf,
         /// What the system said.
+        reason: String,
+    },
+}
+
+/// Why a damaged range was not mended. Unless it says otherwise nothing was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RepairError {
+    /// The log takes no changes.
+    #[error(transparent)]
+    Failed(#[from] LogFailure),
+    /// The bytes are no sound batches: ask another replica.
+    #[error(transparent)]
+    Batches(#[from] StampedError),
+    /// No sealed segment has that range (any more): retention or a cut was faster, or it is the active one, which a
+    /// follower mends by cutting it and a leader by giving up its leadership.
+    #[error("no sealed segment of {dir} has offsets [{from}, {to})")]
+    NotSealed {
+        /// The log directory.
+        dir: PathBuf,
+        /// First offset of the range.
+        from: Offset,
+        /// Exclusive end of the range.
+        to: Offset,
+    },
+    /// Sound batches that do not fit the gap: the replicas do not hold the same bytes. Fill this replica anew.
+    #[error(
+        "a gap of {length_bytes} bytes for offsets [{from}, {to}) cannot take {found_bytes} bytes of [{found_from}, \
+         {found_to})"
+    )]
+    DoesNotFit {
+        /// Bytes of the range.
+        length_bytes: u64,
+        /// First offset of the range.
+        from: Offset,
+        /// Exclusive end of the range.
+        to: Offset,
+        /// Bytes of the batches.
+        found_bytes: u64,
+        /// Their first offset.
+        found_from: Offset,
+        /// Their exclusive end.
+        found_to: Offset,
+    },
+    /// Batches of other terms than the log has there: the replicas diverge. Fill this replica anew.
+    #[error("the batch at offset {offset} is of leader epoch {found}, the log has {expected} there")]
+    OtherEpoch {
+        /// First offset of the batch.
+        offset: Offset,
+        /// The term of the batch.
+        found: LeaderEpoch,
+        /// The term of the log.
+        expected: LeaderEpoch,
+    },
+    /// The disk failed; the range may hold anything now.
+    #[error("cannot mend {path}: {reason}")]
+    Disk {
+        /// The segment file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// What was written does not read back: the medium is bad there. Fill this replica anew on another disk.
+    #[error("{path} still reads back damaged at byte {position} after a repair: {reason}")]
+    StillDamaged {
+        /// The segment file.
+        path: PathBuf,
+        /// Where, in bytes.
+        position: u64,
+        /// What is wrong there.
         reason: String,
     },
 }

@@ -17,11 +17,13 @@ mod plan;
 mod prepare;
 mod read;
 mod recovery;
+mod repair;
 mod replicated;
 mod reset;
 mod retention;
 mod roll;
 mod scan;
+mod scrub;
 mod segment;
 mod timestamp;
 mod trim;
@@ -32,13 +34,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 pub use append::{Admission, Appended};
-pub use errors::{AppendError, LogFailure, OpenError, ReadError, ReplicatedError, TrimError};
+pub use errors::{AppendError, LogFailure, OpenError, ReadError, RepairError, ReplicatedError, TrimError};
 pub use options::{CleanupPolicy, EngineOptions, FlushPolicy, LogOptions, ReadLimits};
 pub use place::{ActiveSegment, Placement, place};
 pub(crate) use prepare::AHEAD_BYTES_MIN;
 pub use read::ReadBatches;
 pub use recovery::{CutTail, RecoveryReport};
 pub use retention::{SealedSegment, expired};
+pub use scrub::{DamagedRange, ScrubCursor, ScrubProgress};
 pub(crate) use segment::Segment;
 pub use trim::Trimmed;
 
@@ -157,6 +160,8 @@ struct State<D: Disk> {
     failure: Option<LogFailure>,
     /// Grows with each truncation: a reader that waited meanwhile starts over.
     generation: u64,
+    /// Base offset of the sealed segment that is being mended: it is neither deleted nor recycled meanwhile.
+    repairing: Option<Offset>,
     /// A cut that could not be stored: it is stored before anything is appended.
     owed_cut: Option<trim::OwedCut<D>>,
 }

@@ -19,13 +19,16 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::prepare::{AHEAD_BYTES_MIN, NEXT_SEGMENT_NAME, align_up};
+use super::repair::repaired_segment;
 use super::reset::{RESET_NAME, make_empty};
 use super::scan::{STORED_BATCH_BYTES_MAX, ScanEnd, read_from, scan_file};
-use super::segment::{Segment, base_offset_of};
+use super::segment::{Segment, base_offset_of, segment_path};
 use super::{Log, LogEnds, LogInner, LogOptions, Mark, NextSegment, OpenError, State, Writer};
 use crate::batch::{BatchHeader, CrcCheck, HeaderCheck, StoredScan, find_plausible_header};
-use crate::checkpoint::{self, Checkpoint, DecodeError, EpochTable, LoadError, LogCheckpoint, ResetMarker};
-use crate::disk::{BLOCK_BYTES, Disk, DiskFile, OpenMode};
+use crate::checkpoint::{
+    self, Checkpoint, DecodeError, EpochTable, LoadError, LogCheckpoint, RepairMarker, ResetMarker,
+};
+use crate::disk::{BLOCK_BYTES, Disk, DiskFile, IoClass, OpenMode};
 use crate::engine::Engine;
 use crate::types::{LogId, Offset, TimestampMs};
 
@@ -186,6 +189,7 @@ impl<D: Disk> Found<D> {
                 checkpoint_queued: false,
                 failure: None,
                 generation: 0,
+                repairing: None,
                 owed_cut: None,
             }),
             turnstile: Default::default(),
@@ -206,6 +210,7 @@ struct Recovery<'a, D: Disk> {
 impl<D: Disk> Recovery<'_, D> {
     async fn run(&self, was_clean: bool) -> Result<(Found<D>, RecoveryReport), OpenError> {
         self.finish_reset().await?;
+        self.finish_repairs().await?;
         let checkpoint = self.load_checkpoint().await?;
         let bases = self.list_segments(checkpoint.as_ref()).await?;
         let boot_id = self.engine.options().boot_id;
@@ -291,6 +296,25 @@ impl<D: Disk> Recovery<'_, D> {
         }
         let made = make_empty(self.engine, self.dir, self.id, marker.offset).await;
         made.map(drop).map_err(at(self.dir, "begin anew"))
+    }
+
+    /// A repair writes whole blocks, so a crash may leave a segment longer than its batches; its marker says how long
+    /// it is.
+    async fn finish_repairs(&self) -> Result<(), OpenError> {
+        let disk = self.engine.disk();
+        for entry in disk.list(self.dir).await.map_err(at(self.dir, "list"))? {
+            let Some(base) = repaired_segment(&entry.name) else { continue };
+            let path = self.dir.join(&entry.name);
+            if let Some(marker) = self.load::<RepairMarker>(&entry.name).await?
+                && let Ok(file) = disk.open(&segment_path(self.dir, base), OpenMode::Existing).await
+            {
+                file.set_length(marker.segment_bytes).await.map_err(at(&path, "finish"))?;
+                file.sync().await.map_err(at(&path, "sync"))?;
+            }
+            disk.remove_file(&path).await.map_err(at(&path, "remove"))?;
+            disk.sync_dir(self.dir).await.map_err(at(self.dir, "sync"))?;
+        }
+        Ok(())
     }
 
     async fn load_checkpoint(&self) -> Result<Option<LogCheckpoint>, OpenError> {
@@ -379,7 +403,7 @@ impl<D: Disk> Recovery<'_, D> {
             check.epoch_min = epochs.latest().map(|latest| latest.epoch);
             let mut scan = StoredScan::new(check);
             let range = (from.position, length.max(from.position));
-            let scanned = scan_file(self.engine, &file, range, &mut scan, |header, _| {
+            let scanned = scan_file(self.engine, &file, range, IoClass::ColdRead, &mut scan, |header, _| {
                 // Epochs never fall within a scan, so this cannot be refused.
                 let _ = epochs.observe(header);
             });
@@ -472,8 +496,9 @@ impl<D: Disk> Recovery<'_, D> {
         let mut position = start;
         while position < end {
             let range;
-            (buffer, range) =
-                read_from(file, buffer, position, end).await.map_err(at(&segment.path, "read"))?;
+            (buffer, range) = read_from(file, buffer, position, end, IoClass::ColdRead)
+                .await
+                .map_err(at(&segment.path, "read"))?;
             if range.is_empty() {
                 break;
             }
@@ -488,7 +513,7 @@ impl<D: Disk> Recovery<'_, D> {
             let segment = Segment::<D>::new(self.dir, *base, *base, 0);
             let file = self.open(&segment).await?;
             let buffer = self.engine.allocate(BLOCK_BYTES).await;
-            let (buffer, read) = file.read_at(buffer, BLOCK_BYTES, 0, crate::disk::IoClass::ColdRead).await;
+            let (buffer, read) = file.read_at(buffer, BLOCK_BYTES, 0, IoClass::ColdRead).await;
             read.map_err(at(&segment.path, "read"))?;
             if BatchHeader::parse(buffer.bytes()).is_ok_and(|header| header.base_offset == *base) {
                 return Ok(true);
@@ -513,7 +538,7 @@ impl<D: Disk> Recovery<'_, D> {
             saved.push(path);
         }
         for base in behind {
-            let from = super::segment::segment_path(self.dir, *base);
+            let from = segment_path(self.dir, *base);
             let to = from.with_extension("log.cut");
             disk.rename(&from, &to).await.map_err(at(&from, "set aside"))?;
             saved.push(to);

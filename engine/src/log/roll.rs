@@ -243,9 +243,10 @@ impl<D: Disk> super::State<D> {
         }
     }
 
-    /// Offset below which whole sealed segments may be deleted: those being written or trimmed stay.
+    /// Offset below which whole sealed segments may be deleted: those being written, trimmed or mended stay.
     pub(super) fn deletable_end(&self) -> Offset {
         let writing = self.writers[0].segment.base;
-        self.finishing.front().map_or(writing, |s| s.base.min(writing))
+        let end = self.finishing.front().map_or(writing, |s| s.base.min(writing));
+        self.repairing.map_or(end, |base| base.min(end))
     }
 }

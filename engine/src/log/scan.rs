@@ -1,4 +1,4 @@
-//! Reads a segment from front to back: recovery, lost indexes, and the tail block of a log that wakes up.
+//! Reads a segment from front to back: recovery, lost indexes, scrubbing, and the tail block of a log that wakes up.
 //!
 //! Owns: the loop of direct reads that feeds a `StoredScan`. One buffer at a time.
 //! Not here: what a bad batch means (`recovery.rs` and its callers decide).
@@ -32,6 +32,7 @@ pub(super) async fn scan_file<D: Disk>(
     engine: &Engine<D>,
     file: &D::File,
     (start, end): (u64, u64),
+    class: IoClass,
     scan: &mut StoredScan,
     mut each: impl FnMut(&BatchHeader, u64),
 ) -> io::Result<ScanEnd> {
@@ -39,7 +40,7 @@ pub(super) async fn scan_file<D: Disk>(
     let mut position = start;
     while position < end {
         let bytes;
-        (buffer, bytes) = read_from(file, buffer, position, end).await?;
+        (buffer, bytes) = read_from(file, buffer, position, end, class).await?;
         if bytes.is_empty() {
             break;
         }
@@ -62,12 +63,13 @@ pub(super) async fn read_from<F: DiskFile>(
     mut buffer: DmaBuffer,
     position: u64,
     end: u64,
+    class: IoClass,
 ) -> io::Result<(DmaBuffer, std::ops::Range<usize>)> {
     buffer.clear();
     let from = position / BLOCK * BLOCK;
     let skip = (position - from) as usize;
     let length = ((end - from).next_multiple_of(BLOCK) as usize).min(buffer.capacity());
-    let (buffer, read) = file.read_at(buffer, length, from, IoClass::ColdRead).await;
+    let (buffer, read) = file.read_at(buffer, length, from, class).await;
     let read = read?.min((end - from) as usize);
     Ok((buffer, skip.min(read)..read))
 }

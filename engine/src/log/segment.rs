@@ -14,7 +14,7 @@ use super::errors::ReadError;
 use super::scan;
 use crate::batch::{BatchHeader, Continuity, HeaderCheck, StoredScan};
 use crate::buffer::{DmaBuffer, DmaSlice};
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{Disk, IoClass, OpenMode};
 use crate::engine::Engine;
 use crate::index::{SegmentBounds, SegmentIndex};
 use crate::notify::Notify;
@@ -318,9 +318,10 @@ impl<D: Disk> Segment<D> {
         let Ok(file) = self.file(engine).await else { return false };
         let mut scan = self.scan();
         let mut found = false;
-        let scanned = scan::scan_file(engine, &file, (start, end), &mut scan, |header, _| {
-            found |= header.last_offset() == latest.offset && header.max_timestamp == latest.timestamp;
-        });
+        let scanned =
+            scan::scan_file(engine, &file, (start, end), IoClass::ColdRead, &mut scan, |header, _| {
+                found |= header.last_offset() == latest.offset && header.max_timestamp == latest.timestamp;
+            });
         scanned.await.is_ok() && found
     }
 
@@ -341,6 +342,16 @@ impl<D: Disk> Segment<D> {
             }
             _ => false,
         }
+    }
+
+    /// Its bytes were mended: what is in memory of `[start, end)` is read again, and so is what is being read now.
+    pub(crate) fn mended(&self, start: u64, end: u64) {
+        self.life.set(self.life.get() + 1);
+        self.index_rebuilt.set(false);
+        self.chunks.borrow_mut().retain(|at, chunk| {
+            let overlaps = *at < end && at + chunk.bytes.len() as u64 > start;
+            !chunk.from_disk || !overlaps
+        });
     }
 
     fn scan(&self) -> StoredScan {
@@ -367,10 +378,11 @@ impl<D: Disk> Segment<D> {
             |error: io::Error| ReadError::Disk { path: self.path.clone(), reason: error.to_string() };
         let file = self.file(engine).await.map_err(disk_error)?;
         let mut scan = self.scan();
-        let end = scan::scan_file(engine, &file, (start, bytes), &mut scan, |header, at| {
-            each(header);
-            index.append(header, at);
-        });
+        let end =
+            scan::scan_file(engine, &file, (start, bytes), IoClass::ColdRead, &mut scan, |header, at| {
+                each(header);
+                index.append(header, at);
+            });
         let end = end.await.map_err(disk_error)?;
         match end.error {
             None => Ok(index),
@@ -428,18 +440,19 @@ pub(crate) fn segment_path(dir: &Path, base: Offset) -> PathBuf {
     dir.join(format!("{:020}{SEGMENT_SUFFIX}", base.0))
 }
 
-/// Whether a file of this name is a segment or one of its indexes.
+/// Whether a file of this name is a segment, one of its indexes, or the marker of its repair.
 pub(crate) fn is_segment_file(name: &str) -> bool {
-    let suffixes = [SEGMENT_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX];
-    suffixes.iter().filter_map(|suffix| name.strip_suffix(suffix)).any(is_base_offset)
-}
-
-fn is_base_offset(digits: &str) -> bool {
-    digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())
+    let suffixes = [SEGMENT_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, ".repair"];
+    suffixes.iter().filter_map(|suffix| name.strip_suffix(suffix)).any(|name| base_offset_in(name).is_some())
 }
 
 /// Base offset in a segment's file name, or `None` if it is another file.
 pub(crate) fn base_offset_of(name: &str) -> Option<Offset> {
-    let digits = name.strip_suffix(SEGMENT_SUFFIX)?;
-    (digits.len() == 20).then(|| digits.parse().ok().map(Offset)).flatten()
+    base_offset_in(name.strip_suffix(SEGMENT_SUFFIX)?)
+}
+
+/// Base offset in the 20 digits of a name.
+pub(crate) fn base_offset_in(digits: &str) -> Option<Offset> {
+    let is_base = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_base.then(|| digits.parse().ok().map(Offset)).flatten()
 }
