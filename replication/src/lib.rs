@@ -43,7 +43,6 @@ mod assignment;
 #[cfg(feature = "canary")]
 pub mod canary;
 pub mod cluster;
-pub mod controller;
 pub mod coordination;
 pub mod derived;
 mod errors;
@@ -53,6 +52,7 @@ mod leader;
 mod partition;
 mod progress;
 mod replica;
+mod replicas;
 pub mod stream;
 mod waiters;
 mod watch;
@@ -73,4 +73,5 @@ pub use partition::{
 };
 pub use progress::Advanced;
 pub use replica::{NodeId, ReplicaId};
+pub use replicas::Replicas;
 pub use watch::{Watcher, Watchers, Watching};
