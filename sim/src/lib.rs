@@ -7,8 +7,10 @@
 //! the tests on real processes.
 
 pub mod checker;
+pub mod coordination;
 pub mod disk;
 pub mod executor;
+pub mod network;
 
 pub use disk::{Crash, EIO, ENOSPC, Fault, FaultEffect, FaultKind, SimDisk, SimDiskOptions, SimFile};
 pub use executor::{Executor, Handle, Task};
