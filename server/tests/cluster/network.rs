@@ -141,15 +141,18 @@ impl Host {
 /// A table with one chain for what arrives, empty: everything does.
 fn accept_all(nft: impl Fn(&[&str])) {
     nft(&["add", "table", "inet", "test"]);
-    nft(&["add", "chain", "inet", "test", "arriving", "{ type filter hook input priority 0; policy accept; }"]);
+    nft(&[
+        "add",
+        "chain",
+        "inet",
+        "test",
+        "arriving",
+        "{ type filter hook input priority 0; policy accept; }",
+    ]);
 }
 
 fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output();
     let output = output.unwrap_or_else(|e| panic!("{program} cannot be run ({e}); run scripts/setup.sh"));
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
