@@ -276,3 +276,6 @@ impl Follower {
         if given == current { Ok(()) } else { Err(HandshakeError::OtherEpoch { given, current }) }
     }
 }
+
+#[cfg(test)]
+mod tests;

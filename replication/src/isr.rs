@@ -380,3 +380,268 @@ impl Isr {
 fn same_set(a: &[ReplicaId], b: &[ReplicaId]) -> bool {
     a.len() == b.len() && a.iter().all(|replica| b.contains(replica))
 }
+
+#[cfg(test)]
+mod tests {
+    use corelog_engine::LogId;
+
+    use super::*;
+    use crate::replica::NodeId;
+
+    const COMMIT: Stage = Stage::Durable;
+
+    fn replica(node: u32) -> ReplicaId {
+        ReplicaId { node: NodeId(node), log: LogId(u128::from(node)) }
+    }
+
+    fn replicas(nodes: &[u32]) -> Vec<ReplicaId> {
+        nodes.iter().map(|&node| replica(node)).collect()
+    }
+
+    /// Replica 1 leads 1, 2 and 3 from offset 100 on, at time 0.
+    struct Story {
+        isr: Isr,
+        log_end: u64,
+        high_watermark: u64,
+        version: i64,
+    }
+
+    impl Story {
+        fn new(isr: &[u32]) -> Self {
+            let start = IsrStart {
+                me: replica(1),
+                epoch_start: Offset(100),
+                replicas: replicas(&[1, 2, 3]),
+                isr: replicas(isr),
+                version: Version(7),
+            };
+            let isr = Isr::new(start, IsrOptions::default(), 0);
+            Self { isr, log_end: 100, high_watermark: 60, version: 7 }
+        }
+
+        fn follow(&mut self, node: u32, connection: u64) {
+            let followed = self.isr.followed(replica(node), ConnectionId(connection), true);
+            assert_eq!(followed, Followed::First);
+        }
+
+        fn report(&mut self, node: u32, connection: u64, end: u64) -> bool {
+            let ends = ReplicaEnds { written: Offset(end + 5), durable: Offset(end) };
+            self.isr.reported(replica(node), ConnectionId(connection), ends)
+        }
+
+        /// The nodes of the set that is proposed.
+        fn tick(&mut self, now_ms: u64) -> Option<Vec<u32>> {
+            let view = LeaderView {
+                log_end: Offset(self.log_end),
+                high_watermark: Offset(self.high_watermark),
+                stage: COMMIT,
+            };
+            self.isr.tick(now_ms, view).map(|isr| nodes(&isr))
+        }
+
+        /// A newer version with this set is stored.
+        fn stored(&mut self, isr: &[u32], now_ms: u64) {
+            self.version += 1;
+            let version = Version(self.version);
+            assert!(self.isr.assigned(&replicas(&[1, 2, 3]), &replicas(isr), version, now_ms));
+        }
+
+        fn counted(&self) -> Vec<u32> {
+            nodes(self.isr.counted())
+        }
+    }
+
+    fn nodes(replicas: &[ReplicaId]) -> Vec<u32> {
+        let mut nodes: Vec<_> = replicas.iter().map(|replica| replica.node.0).collect();
+        nodes.sort_unstable();
+        nodes
+    }
+
+    #[test]
+    fn a_follower_joins_once_it_has_reached_the_epochs_start_and_the_high_watermark() {
+        // (the leader's high watermark, the follower's durable end, whether it may join): R11.
+        for (high_watermark, end, joins) in [
+            (60, 60, false),
+            (60, 99, false),
+            (60, 100, true),
+            (130, 100, false),
+            (130, 129, false),
+            (130, 130, true),
+        ] {
+            let mut story = Story { log_end: 140, high_watermark, ..Story::new(&[1, 2]) };
+            for node in [2, 3] {
+                story.follow(node, 1);
+            }
+            story.report(2, 1, 140);
+            story.report(3, 1, end);
+            let expected = joins.then_some(vec![1, 2, 3]);
+            assert_eq!(story.tick(100), expected, "high watermark {high_watermark}, end {end}");
+        }
+    }
+
+    #[test]
+    fn a_growth_counts_before_it_is_stored_and_a_shrinkage_after() {
+        let mut story = Story::new(&[1, 2]);
+        story.follow(3, 1);
+        story.report(3, 1, 100);
+        assert_eq!(story.tick(100), Some(vec![1, 2, 3]));
+        assert_eq!(story.counted(), [1, 2, 3], "R5: it counts while it is being stored");
+        story.stored(&[1, 2, 3], 150);
+        story.follow(2, 2);
+        story.report(2, 2, 100);
+        story.isr.left(replica(3), ConnectionId(1));
+        assert_eq!(story.tick(200), Some(vec![1, 2]));
+        assert_eq!(story.counted(), [1, 2, 3], "R5: it counts until the smaller set is stored");
+        story.stored(&[1, 2], 250);
+        assert_eq!(story.counted(), [1, 2]);
+        assert_eq!(story.tick(300), None);
+    }
+
+    #[test]
+    fn one_change_is_under_way_at_a_time() {
+        let mut story = Story::new(&[1, 2]);
+        story.follow(2, 1);
+        story.report(2, 1, 100);
+        story.follow(3, 2);
+        story.report(3, 2, 100);
+        assert_eq!(story.tick(100), Some(vec![1, 2, 3]));
+        story.isr.left(replica(2), ConnectionId(1));
+        assert_eq!(story.tick(200), None);
+        story.stored(&[1, 2, 3], 300);
+        assert_eq!(story.tick(300), Some(vec![1, 3]));
+    }
+
+    #[test]
+    fn a_refused_change_takes_nobody_away_and_is_tried_again() {
+        let mut story = Story::new(&[1, 2]);
+        story.follow(2, 1);
+        story.report(2, 1, 100);
+        story.follow(3, 2);
+        story.report(3, 2, 100);
+        assert_eq!(story.tick(100), Some(vec![1, 2, 3]));
+        story.isr.refused(Version(6));
+        assert_eq!(story.tick(400), None, "the refusal of another version means nothing");
+        story.isr.refused(Version(7));
+        story.isr.left(replica(3), ConnectionId(2));
+        assert_eq!(story.tick(500), None);
+        assert_eq!(story.counted(), [1, 2, 3], "R13: the growth may be stored all the same");
+        // It stores what is stored already, to learn that the growth is not.
+        assert_eq!(story.tick(1_000), Some(vec![1, 2]));
+        assert_eq!(story.counted(), [1, 2, 3]);
+        story.stored(&[1, 2], 1_100);
+        assert_eq!(story.counted(), [1, 2]);
+    }
+
+    #[test]
+    fn an_unanswered_change_is_tried_again_much_later() {
+        let mut story = Story::new(&[1, 2, 3]);
+        story.follow(2, 1);
+        story.report(2, 1, 100);
+        story.follow(3, 1);
+        story.isr.left(replica(3), ConnectionId(1));
+        assert_eq!(story.tick(100), Some(vec![1, 2]));
+        for at_ms in [1_000, 5_000, 10_000] {
+            assert_eq!(story.tick(at_ms), None);
+        }
+        assert_eq!(story.tick(10_100), Some(vec![1, 2]));
+    }
+
+    #[test]
+    fn a_member_that_follows_a_busy_leader_closely_stays_although_it_never_has_all() {
+        let mut story = Story::new(&[1, 2]);
+        story.follow(2, 1);
+        for step in 0..300u64 {
+            story.log_end = 100 + step * 10;
+            story.report(2, 1, story.log_end - 10);
+            assert_eq!(story.tick(step * 100), None, "after {step} steps");
+        }
+    }
+
+    #[test]
+    fn a_member_that_falls_behind_leaves_after_the_lag_allowed() {
+        let mut story = Story::new(&[1, 2, 3]);
+        story.follow(2, 1);
+        story.follow(3, 1);
+        let mut left_at = None;
+        for at_ms in (0..20_000).step_by(100) {
+            story.log_end = 100 + at_ms;
+            story.report(2, 1, story.log_end);
+            // It stops at what the leader had at 3 s.
+            story.report(3, 1, story.log_end.min(3_100));
+            if left_at.is_none() && story.tick(at_ms).is_some_and(|isr| isr == [1, 2]) {
+                left_at = Some(at_ms);
+            }
+        }
+        let left_at = left_at.expect("it left");
+        assert!((12_300..=13_200).contains(&left_at), "it left at {left_at}");
+    }
+
+    #[test]
+    fn a_member_that_never_comes_leaves_after_the_lag_allowed() {
+        let mut story = Story::new(&[1, 2]);
+        for at_ms in (0..=10_000).step_by(500) {
+            assert_eq!(story.tick(at_ms), None);
+        }
+        assert_eq!(story.tick(10_500), Some(vec![1]));
+    }
+
+    #[test]
+    fn a_broken_connection_is_waited_for_a_second() {
+        let mut story = Story::new(&[1, 2]);
+        story.follow(2, 1);
+        story.report(2, 1, 100);
+        assert_eq!(story.tick(0), None);
+        story.isr.disconnected(replica(2), ConnectionId(1), 300);
+        assert_eq!(story.tick(1_200), None);
+        story.follow(2, 2);
+        story.isr.disconnected(replica(2), ConnectionId(1), 1_250);
+        assert_eq!(story.tick(2_400), None, "the old connection says nothing of the new one");
+        story.isr.disconnected(replica(2), ConnectionId(2), 2_500);
+        assert_eq!(story.tick(3_500), Some(vec![1]));
+    }
+
+    #[test]
+    fn reports_count_on_the_connection_that_asked_last_alone() {
+        let mut story = Story::new(&[1, 2]);
+        assert!(!story.report(2, 1, 100), "it has not asked");
+        story.isr.followed(replica(2), ConnectionId(1), false);
+        assert!(!story.report(2, 1, 100), "it has to cut first");
+        assert_eq!(story.isr.followed(replica(2), ConnectionId(1), true), Followed::Again);
+        assert!(story.report(2, 1, 100));
+        assert!(story.report(2, 1, 90), "late, but of this connection");
+        assert_eq!(story.isr.ends_of(replica(2)).map(|ends| ends.durable), Some(Offset(100)));
+        story.follow(2, 3);
+        assert_eq!(story.isr.ends_of(replica(2)), None, "R10");
+        assert!(!story.report(2, 1, 100));
+        assert_eq!(story.isr.followed(replica(2), ConnectionId(2), true), Followed::OldConnection);
+        assert_eq!(story.isr.followed(replica(9), ConnectionId(9), true), Followed::Stranger);
+    }
+
+    #[test]
+    fn a_pause_of_the_leader_is_nobodys_lag() {
+        let mut story = Story::new(&[1, 2]);
+        story.follow(2, 1);
+        story.report(2, 1, 100);
+        story.tick(1_000);
+        story.log_end = 200;
+        assert_eq!(story.tick(60_000), None);
+        assert_eq!(story.tick(65_000), None);
+    }
+
+    #[test]
+    fn a_member_that_is_no_replica_any_more_is_left_out() {
+        let mut story = Story::new(&[1, 2, 9]);
+        story.follow(2, 1);
+        story.report(2, 1, 100);
+        assert_eq!(story.tick(100), Some(vec![1, 2]));
+    }
+
+    #[test]
+    fn an_older_version_or_a_set_without_the_leader_is_ignored() {
+        let mut story = Story::new(&[1, 2]);
+        for (isr, version) in [(&[1][..], 7), (&[1], 6), (&[2], 8)] {
+            assert!(!story.isr.assigned(&replicas(&[1, 2, 3]), &replicas(isr), Version(version), 100));
+            assert_eq!(story.counted(), [1, 2]);
+        }
+    }
+}

@@ -375,6 +375,10 @@ impl Progress {
 }
 
 impl LogListener for Progress {
+    fn retention_end(&self) -> Offset {
+        self.high_watermark.get()
+    }
+
     fn ends_advanced(&self, ends: LogEnds) {
         self.ends.set(ends);
         self.step_untold(Event::LocallyWritten { end: ends.written });

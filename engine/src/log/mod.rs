@@ -82,6 +82,10 @@ pub trait LogListener {
     fn ends_advanced(&self, ends: LogEnds);
     /// Batches were appended: the log end moved, nothing else.
     fn appended(&self, _ends: LogEnds) {}
+    /// Retention keeps what lies at or behind this: a replica must not delete what is not committed.
+    fn retention_end(&self) -> Offset {
+        Offset(u64::MAX)
+    }
     /// The log takes no more appends; whoever waits for an end will not see it.
     fn failed(&self, failure: &LogFailure);
 }

@@ -78,7 +78,8 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Removes the segments that the retention options, or the log start, no longer keep.
+    /// Removes the segments that the retention options, or the log start, no longer keep, up to
+    /// [`super::LogListener::retention_end`].
     ///
     /// Errors: the new log start could not be stored, or a file not be removed: then it stays until the log is opened again.
     /// Cancel: it goes on to its end.
@@ -142,10 +143,13 @@ impl<D: Disk> Log<D> {
                 }
             }
         }
+        let listener = self.0.listener.borrow().clone();
+        let retention_end = listener.map_or(Offset(u64::MAX), |listener| listener.retention_end());
         let removed: Vec<_> = {
             let mut state = self.state_mut();
             let facts: Vec<_> = candidates.iter().map(facts).collect();
             let count = expired(&facts, state.bytes(), state.ends.start, now, &state.options).min(most);
+            let count = facts.iter().take(count).take_while(|segment| segment.end <= retention_end).count();
             // A truncation, or another caller, may have come between.
             let same = candidates.iter().zip(&state.sealed).take(count).all(|(a, b)| Rc::ptr_eq(a, b));
             let removed = if same { state.sealed.drain(..count).collect() } else { Vec::new() };
