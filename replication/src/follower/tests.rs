@@ -75,7 +75,10 @@ fn follow(leader: &Records, follower: &mut Records) -> usize {
         match action {
             FollowAction::Copy => return cuts,
             FollowAction::Cut(to) => {
-                assert!(to < follower.end(), "a cut at the end cuts nothing, and would be asked for for ever");
+                assert!(
+                    to < follower.end(),
+                    "a cut at the end cuts nothing, and would be asked for for ever"
+                );
                 follower.epochs.truncate(to.0 as usize);
             }
             FollowAction::Reset { to, .. } => {

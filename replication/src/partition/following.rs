@@ -119,17 +119,19 @@ impl<D: Disk> Partition<D> {
         }
         let appended = admission.and_then(|admission| admission.append_replicated(&checked, now));
         let end = appended.map_err(|error| self.lost(epoch, of_replicated(error)))?.end_offset;
-        let mut producers = self.0.producers.borrow_mut();
-        let mut rest = batches;
-        while !rest.is_empty() {
-            let header = BatchHeader::parse(rest).expect("the batches were checked");
-            producers.observe(&header);
-            rest = &rest[header.size()..];
-        }
-        drop(producers);
+        self.observe_copied(batches);
         self.0.progress.appended(end, batches.len() as u64);
         self.marks_from_leader(epoch, marks, now).await?;
         Ok(end)
+    }
+
+    fn observe_copied(&self, mut batches: &[u8]) {
+        let mut producers = self.0.producers.borrow_mut();
+        while !batches.is_empty() {
+            let header = BatchHeader::parse(batches).expect("the batches were checked");
+            producers.observe(&header);
+            batches = &batches[header.size()..];
+        }
     }
 
     /// Takes the leader's marks over: the high watermark as far as the own log goes, the log start as far as it is
