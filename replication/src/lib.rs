@@ -43,6 +43,7 @@ mod assignment;
 #[cfg(feature = "canary")]
 pub mod canary;
 pub mod cluster;
+pub mod controller;
 pub mod coordination;
 pub mod derived;
 mod errors;
