@@ -20,6 +20,17 @@ pub enum Canary {
     CopyAfterFirstCut,
 }
 
+impl Canary {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::TruncateToHighWatermark,
+        Self::AnyEpochMovesTheMark,
+        Self::AckBeforeSync,
+        Self::OldEpochAfterRestart,
+        Self::CopyAfterFirstCut,
+    ];
+}
+
 thread_local! {
     static PLANTED: Cell<Option<Canary>> = const { Cell::new(None) };
 }

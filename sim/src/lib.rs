@@ -7,10 +7,15 @@
 //! the tests on real processes.
 
 pub mod checker;
+pub mod cluster;
+pub mod command;
 pub mod coordination;
 pub mod disk;
 pub mod executor;
+pub mod faults;
 pub mod network;
+pub mod run;
+pub mod workload;
 
 pub use disk::{Crash, EIO, ENOSPC, Fault, FaultEffect, FaultKind, SimDisk, SimDiskOptions, SimFile};
-pub use executor::{Executor, Handle, Task};
+pub use executor::{Executor, Group, Handle, Task};

@@ -181,6 +181,23 @@ impl SimDisk {
         file.now.read(0, file.now.length())
     }
 
+    /// All files that have a name now, sorted.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.0.state.borrow().files()
+    }
+
+    /// Cuts a file off, on the medium and as read from now on.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn cut(&self, path: &Path, length: u64) {
+        let mut state = self.0.state.borrow_mut();
+        let node = state.look_up(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        let file = state.file_mut(node);
+        file.now.set_length(length.min(file.now.length()));
+        file.durable.set_length(length.min(file.durable.length()));
+    }
+
     /// Puts bytes into a file, on the medium and as read from now on: garbage, a foreign batch.
     ///
     /// # Panics

@@ -280,6 +280,24 @@ impl State {
         Ok(at)
     }
 
+    /// All files that have a name, sorted.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut open = vec![(PathBuf::from("/"), ROOT)];
+        while let Some((path, id)) = open.pop() {
+            let Some(Node::Dir(dir)) = self.nodes.get(&id) else { continue };
+            for (name, inner) in &dir.now {
+                match self.nodes.get(inner) {
+                    Some(Node::Dir(_)) => open.push((path.join(name), *inner)),
+                    Some(Node::File(_)) => found.push(path.join(name)),
+                    None => {}
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
     /// The directory that holds the last name of a path, and that name.
     fn look_up_parent(&self, path: &Path) -> io::Result<(NodeId, String)> {
         let name = path.file_name().and_then(|name| name.to_str()).ok_or(ErrorKind::InvalidInput)?;
