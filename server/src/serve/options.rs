@@ -12,8 +12,11 @@ use corelog_engine::log::EngineOptions;
 use corelog_net::native::SessionOptions;
 use corelog_tuning::DiskFile;
 
-use crate::config::Config;
+use corelog_replication::IsrOptions;
+use corelog_replication::stream::StreamOptions;
+
 use crate::config::host::HostPlan;
+use crate::config::{Config, ReplicationConfig};
 use crate::shard::ShardOptions;
 
 /// Receive memory of large frames of one shard: eight of the default limit at a time.
@@ -30,6 +33,12 @@ pub(super) fn shard_options(config: &Config, plan: &HostPlan, core: u16) -> Shar
         polling: Duration::from_micros(config.cores.polling_us),
         auto_create: config.topic.auto_create,
         sessions: session_options(config, memory_bytes),
+        streams: stream_options(&config.replication, memory_bytes),
+        isr: IsrOptions {
+            lag_max_ms: config.replication.lag_max_ms,
+            disconnect_max_ms: config.replication.disconnect_max_ms,
+            ..IsrOptions::default()
+        },
         engine: EngineOptions {
             // A frame may be one append of one partition.
             unwritten_bytes_max: EngineOptions::default()
@@ -59,6 +68,18 @@ fn session_options(config: &Config, memory_bytes: usize) -> SessionOptions {
         fetch_bytes_max: default.fetch_bytes_max.min(limits.frame_bytes_max),
         large_frames_bytes_max: (memory_bytes / 2).min(LARGE_FRAMES_BYTES_MAX).max(two_frames),
         idle_timeout_ms: limits.idle_timeout_ms.unwrap_or(0),
+        ..default
+    }
+}
+
+fn stream_options(config: &ReplicationConfig, memory_bytes: usize) -> StreamOptions {
+    let default = StreamOptions::default();
+    let scrub = config.scrub_bytes_per_second;
+    StreamOptions {
+        // What one leader's shard may send ahead lies in this shard's memory beside its buffers: a small shard takes less.
+        credit_bytes: default.credit_bytes.min(memory_bytes as u64 / 8).max(1 << 20),
+        catch_up_bytes_per_second: config.catch_up_bytes_per_second,
+        scrub_bytes_per_second: (scrub > 0).then_some(scrub),
         ..default
     }
 }

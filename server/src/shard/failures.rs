@@ -6,7 +6,7 @@ use corelog_engine::batch::{BatchError, HeaderError};
 use corelog_engine::log::{AppendError, LogFailure, OpenError, ReadError, TrimError};
 use corelog_replication::derived::SequenceError;
 use corelog_replication::{
-    DeleteRecordsError, FetchError, LeaderError, ListOffsetsError, ProduceError, RoleError, WaitError,
+    DeleteRecordsError, FetchError, LeaderError, ListOffsetsError, ProduceError, WaitError,
 };
 use corelog_schemas::{ErrorCode, Failure};
 
@@ -48,14 +48,6 @@ pub(super) fn of_wait(error: &WaitError) -> Failure {
         WaitError::NotLeader => failure(ErrorCode::NotLeader, error),
         WaitError::NotEnoughReplicas { .. } => failure(ErrorCode::NotEnoughReplicas, error),
         WaitError::Failed(error) => of_log(error),
-    }
-}
-
-/// Why a replica that was to lead does not.
-pub(super) fn of_role(error: &RoleError) -> Failure {
-    match error {
-        RoleError::Stale { .. } | RoleError::OutsideIsr { .. } => failure(ErrorCode::NotLeader, error),
-        RoleError::Log(error) => of_append(error),
     }
 }
 

@@ -12,9 +12,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use corelog_engine::log::ReadError;
 use corelog_engine::{LeaderEpoch, Offset, TopicPartition};
 use corelog_net::native::{FetchAnswer, FetchedPartition, Records};
-use corelog_replication::Advanced;
+use corelog_replication::{Advanced, FetchError};
 use corelog_schemas::messages::FetchRequest;
 use corelog_schemas::{ErrorCode, Failure};
 use glommio::timer::Timer;
@@ -163,7 +164,12 @@ async fn read_one(
     }
     let bytes_max = read.bytes_max.min(bytes_left);
     let fetched = partition.fetch(read.from, bytes_max, leader_epoch).await;
-    let fetched = fetched.map_err(|error| failures::of_fetch(&error))?;
+    let fetched = fetched.map_err(|error| {
+        if let FetchError::Read(ReadError::Corrupt { offset, .. }) = &error {
+            shard.replicas.damaged(read.id, *offset);
+        }
+        failures::of_fetch(&error)
+    })?;
     // A later partition must not bring a first batch that is larger than what is left of the whole answer.
     let is_too_large = !is_first && fetched.batches.bytes > bytes_left;
     let next_offset = if is_too_large { read.from } else { fetched.batches.next_offset };

@@ -50,14 +50,15 @@ fn unknown(of: &TopicRef, failure: Failure) -> TopicMetadata {
 fn topic(shard: &Shard, snapshot: &Snapshot, topic: &control::TopicMetadata) -> TopicMetadata {
     let partitions = topic.partitions.iter().map(|partition| {
         let id = TopicPartition { topic: topic.id, partition: partition.id };
+        let led_here = partition.led_by(snapshot.node);
         let is_offline = partition.leader.is_none()
-            || partition.local.as_ref().is_some_and(|local| {
+            || partition.local.as_ref().filter(|_| led_here.is_some()).is_some_and(|local| {
                 matches!(snapshot.data_dir(local.data_dir).state, DataDirState::Offline { .. })
             });
         // Of its own partitions a shard knows more than the snapshot says.
         let (is_failed, log_start_offset) = shard.registry.with(id, |entry| match entry.map(|e| &e.state) {
             Some(State::Open(open)) => (false, Some(open.log_start().0)),
-            Some(State::Failed(_)) => (true, None),
+            Some(State::Failed(_)) => (led_here.is_some(), None),
             Some(State::Opening | State::Leaving) | None => (false, None),
         });
         PartitionMetadata {

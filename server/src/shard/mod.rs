@@ -38,6 +38,8 @@ use std::time::Duration;
 use corelog_engine::disk::uring::UringOptions;
 use corelog_engine::log::EngineOptions;
 use corelog_net::native::SessionOptions;
+use corelog_replication::IsrOptions;
+use corelog_replication::stream::StreamOptions;
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::control::ShardLink;
@@ -63,6 +65,10 @@ pub struct ShardOptions {
     pub auto_create: bool,
     /// Limits of connections.
     pub sessions: SessionOptions,
+    /// Limits of replication streams.
+    pub streams: StreamOptions,
+    /// When followers count as in sync.
+    pub isr: IsrOptions,
     /// Limits of the engine on each data directory.
     pub engine: EngineOptions,
     /// Limits of the ring of each data directory, in their order.

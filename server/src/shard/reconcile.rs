@@ -149,11 +149,13 @@ impl Reconciler {
 
     /// Starts all steps that the newest snapshot asks for.
     async fn look_at_all(&mut self) {
-        self.shard.replication_is(&self.newest);
         let now_ms = self.shard.clock.elapsed_ms();
         let steps = plan(&self.shard.registry.entries(), &self.newest, self.shard.id, now_ms);
         for (count, step) in (1usize..).zip(steps) {
+            let id = step.id();
             self.start(step);
+            // What was done at once may be the first step of several.
+            self.look_at(id);
             if count.is_multiple_of(TURN_ROLES) {
                 glommio::yield_if_needed().await;
             }
@@ -255,6 +257,8 @@ impl Reconciler {
 
     /// Tells the control thread how far this shard is, if that has changed.
     async fn tell(&mut self) {
+        // Before the snapshot counts as acted on: a node registers after that, and must not be elected in vain.
+        self.shard.report_faults().await;
         let now_ms = self.shard.clock.elapsed_ms();
         let is_waited_for = |busy: &Busy| !busy.is_opening || now_ms < busy.since_ms + OPENING_PATIENCE_MS;
         let names = self.lanes.values().filter_map(|lane| lane.syncing_since_ms);

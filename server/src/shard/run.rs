@@ -2,8 +2,8 @@
 //!
 //! Owns: which tasks a shard runs, in which queue, and how they end. One executor, pinned to one core; every task is
 //! held here until the stop.
-//! Stop: no new connections; sessions answer what they have read; then logs are synced and closed; then the drivers
-//! of the engines end. What takes longer than the time granted is left, and its data directory counts as unclean.
+//! Stop: no new connections; sessions answer what they have read (followers still copy, so that `acks = all` is
+//! answered); then streams end; then logs are synced and closed; then the drivers of the engines end. What takes longer than the time granted is left, and its data directory counts as unclean.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -19,6 +19,8 @@ use corelog_engine::Engine;
 use corelog_engine::buffer::BufferPool;
 use corelog_engine::disk::uring::UringDisk;
 use corelog_net::native::Sessions;
+use corelog_replication::Replicas;
+use corelog_replication::stream::Identity;
 use futures_util::stream::{self, StreamExt};
 use glommio::io::BufferedFile;
 use glommio::timer::{sleep, timeout};
@@ -29,6 +31,7 @@ use super::clock::Clock;
 use super::counters::Counters;
 use super::disk::{ShardDisk, SyncTimes};
 use super::mesh::{self, MeshRequest};
+use super::peer::{ShardHost, accept_peers};
 use super::registry::{Registry, State};
 use super::state::{Shard, SharedShard};
 use super::{listener, reconcile, stats, timers};
@@ -46,6 +49,12 @@ const LATENCY_WAIT: Duration = Duration::from_millis(1);
 
 /// Logs closed at a time.
 const CLOSINGS_MAX: usize = 64;
+
+/// How long the leaders are tried to be told of a stop.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the ends of replication streams are waited for: they wait for the disk at most.
+const STREAMS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Grain of the waits of a stop.
 const STOP_TICK: Duration = Duration::from_millis(10);
@@ -107,6 +116,19 @@ pub(super) async fn run(parts: Parts) {
     let sync_times = SyncTimes::default();
     let engines = make_engines(&disks, &first, &pool, &options, &sync_times);
     let clock = Clock::new();
+    let host = ShardHost::new(clock, queues.latency, queues.background);
+    let me = Identity {
+        cluster_id: (*first.cluster_id).into(),
+        node: first.node,
+        shard: id.0,
+        incarnation: first.incarnation,
+    };
+    let mut stream_options = options.streams.clone();
+    if streams.is_none() {
+        // A node alone has no other replica to mend damage from; readers find it as well.
+        stream_options.scrub_bytes_per_second = None;
+    }
+    let replicas = Replicas::new(host.clone(), me, stream_options);
     let sessions =
         Sessions::new(options.sessions.clone().within_buffers(options.memory_bytes), clock.elapsed_ms())
             .expect("the options were checked before the shard was started");
@@ -117,6 +139,11 @@ pub(super) async fn run(parts: Parts) {
         pool,
         engines,
         registry: Registry::default(),
+        isr_options: options.isr,
+        host,
+        replicas,
+        faults: RefCell::default(),
+        is_isolated: Cell::new(false),
         sessions,
         counters: Counters::default(),
         sync_times,
@@ -131,10 +158,18 @@ pub(super) async fn run(parts: Parts) {
     let reconciling = spawn(reconcile::run(shard.clone(), to_apply), queues.latency);
     let mut tasks = spawn_timers(&shard, &queues);
     tasks.push(spawn(mesh::serve(shard.clone(), mesh_requests), queues.latency));
+    tasks.push(spawn(shard.host.clone().pass_on(shard.reports.clone()), queues.latency));
+    let peers = streams.map(|streams| {
+        tasks.push(spawn(timers::streams(shard.clone()), queues.latency));
+        let replicas = shard.replicas.clone();
+        let take_in = move |link| replicas.accept(link);
+        spawn(accept_peers(shard.host.clone(), streams, take_in), queues.latency)
+    });
     let accepting = spawn(listener::accept(shard.clone(), listener, queues.latency), queues.latency);
+    shard.isolation_is(&first);
     let _ = snapshots.send_async(first).await;
     obey(&shard, &commands, &snapshots).await;
-    drop((accepting, snapshots));
+    drop((accepting, peers, snapshots));
     let unclean = stop(&shard, reconciling, &options).await;
     drop(tasks);
     end_drivers(&shard, drivers).await;
@@ -171,17 +206,32 @@ async fn obey(
             Ok(ShardCommand::Apply(snapshot)) => {
                 // Requests are placed by the new picture at once; its partitions answer when they are open.
                 *shard.snapshot.borrow_mut() = snapshot.clone();
+                shard.isolation_is(&snapshot);
                 let _ = snapshots.send_async(snapshot).await;
             }
             Ok(ShardCommand::Stats(answer)) => answer.send(stats::report(shard)),
-            // Without streams nothing was proposed, and nobody is to be told.
-            Ok(ShardCommand::IsrRefused { .. } | ShardCommand::Leave) => {}
+            Ok(ShardCommand::IsrRefused { partition, version }) => {
+                shard.replicas.isr_refused(partition, version);
+            }
+            Ok(ShardCommand::Leave) => leave(shard).await,
             Ok(ShardCommand::Stop) => return,
             Err(_) => {
                 tracing::error!(shard = shard.id.0, "the control thread is gone; the shard stops");
                 return;
             }
         }
+    }
+}
+
+/// Tells the leaders of this shard's followers that the node stops; those that cannot be reached find out themselves.
+async fn leave(shard: &Shard) {
+    let replicas = shard.replicas.clone();
+    let leaving = async move {
+        replicas.leave().await;
+        Ok(())
+    };
+    if timeout(LEAVE_TIMEOUT, leaving).await.is_err() {
+        tracing::warn!(shard = shard.id.0, "not every leader could be told that this node stops");
     }
 }
 
@@ -248,6 +298,15 @@ async fn stop(shard: &SharedShard, reconciling: Task<()>, options: &ShardOptions
     shard.sessions.close_all();
     let left =
         |shard: &Shard| Duration::from_millis(deadline.saturating_sub(shard.clock.elapsed_ms()).max(1));
+    shard.replicas.stop();
+    let streams = shard.replicas.clone();
+    let streams = async move {
+        streams.stopped().await;
+        Ok(())
+    };
+    if timeout(left(shard).min(STREAMS_STOP_TIMEOUT), streams).await.is_err() {
+        tracing::warn!(shard = shard.id.0, "replication streams have not ended in time");
+    }
     // A snapshot that is being acted on opens or deletes logs: they must not be closed under it.
     let is_settled = timeout(left(shard), async move {
         reconciling.await;

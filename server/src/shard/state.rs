@@ -11,7 +11,8 @@ use std::sync::Arc;
 use corelog_engine::buffer::BufferPool;
 use corelog_engine::{Engine, PartitionId, TopicId, TopicPartition};
 use corelog_net::native::Sessions;
-use corelog_replication::cluster::ReplicaFault;
+use corelog_replication::cluster::{FaultKind, ReplicaFault};
+use corelog_replication::{IsrOptions, Replicas, RoleError};
 use corelog_schemas::messages::{PartitionRef, TopicRef};
 use corelog_schemas::{ErrorCode, Failure};
 
@@ -19,6 +20,7 @@ use super::clock::Clock;
 use super::counters::{Counters, count};
 use super::disk::{ShardDisk, SyncTimes};
 use super::mesh::MeshRequest;
+use super::peer::ShardHost;
 use super::plan::Told;
 use super::registry::{Registry, ShardPartition, State};
 use super::work;
@@ -36,6 +38,14 @@ pub(super) struct Shard {
     /// One engine for each data directory, in their order; `None` for one that was offline at the start.
     pub(super) engines: Vec<Option<Engine<ShardDisk>>>,
     pub(super) registry: Registry,
+    /// When followers count as in sync.
+    pub(super) isr_options: IsrOptions,
+    pub(super) host: ShardHost,
+    pub(super) replicas: Replicas<ShardDisk, ShardHost>,
+    /// Replicas that must not lead, to be told with the next report.
+    pub(super) faults: RefCell<Vec<ReplicaFault>>,
+    /// The node is cut off from the coordination service.
+    pub(super) is_isolated: Cell<bool>,
     pub(super) sessions: Sessions,
     pub(super) counters: Counters,
     pub(super) sync_times: SyncTimes,
@@ -67,8 +77,17 @@ impl Shard {
         let topic = find_topic(&snapshot, &of.topic)?;
         let partition = find_partition(topic, PartitionId(of.partition))?;
         let id = TopicPartition { topic: topic.id, partition: partition.id };
-        let shard = partition.led_by(snapshot.node).ok_or(ErrorCode::NotLeader)?;
-        Ok(Place { id, shard })
+        match partition.leader {
+            Some(leader) if leader.node == snapshot.node => Ok(Place { id, shard: leader.shard }),
+            Some(leader) => Err(Failure::new(
+                ErrorCode::NotLeader,
+                format!("partition {} is led by node {}, shard {}", id.partition, leader.node, leader.shard),
+            )),
+            None => Err(Failure::new(
+                ErrorCode::NotLeader,
+                format!("nobody leads partition {} now; try again soon", id.partition),
+            )),
+        }
     }
 
     /// The partition, if this shard serves it now.
@@ -119,19 +138,48 @@ impl Shard {
     }
 
     /// Takes in whether this node is cut off from the coordination service.
-    pub(super) fn replication_is(&self, _snapshot: &Snapshot) {}
+    pub(super) fn isolation_is(&self, snapshot: &Snapshot) {
+        if self.is_isolated.replace(snapshot.is_isolated) != snapshot.is_isolated {
+            self.replicas.set_isolated(snapshot.is_isolated);
+        }
+    }
+
+    /// A log is open: it is there for streams and requests, without a role.
+    pub(super) fn take_in(&self, id: TopicPartition, partition: ShardPartition) {
+        partition.set_isr_options(self.isr_options);
+        self.registry.set_state(id, State::Open(partition.clone()));
+        self.replicas.host_partition(partition);
+    }
 
     /// Gives an open partition its part in a leadership.
     pub(super) fn assign(&self, id: TopicPartition, told: Told) {
+        let outcome = self.replicas.assign(told.assignment.clone(), told.leader_endpoint.as_ref());
+        match &outcome {
+            Ok(()) => {}
+            // A leadership that a newer one has overtaken: its order comes with a later snapshot.
+            Err(error @ (RoleError::Stale { .. } | RoleError::OutsideIsr { .. })) => {
+                tracing::warn!(topic = %id.topic, partition = id.partition.0, %error, "a role was not taken");
+            }
+            Err(error @ RoleError::Log(_)) => {
+                tracing::error!(topic = %id.topic, partition = id.partition.0, %error, "a role was not taken");
+                let (replica, reason) = (told.assignment.me, error.to_string());
+                self.faults.borrow_mut().push(ReplicaFault { replica, kind: FaultKind::Failed, reason });
+            }
+        }
         self.registry.change(id, |entry| entry.told = Some(told));
     }
 
-    /// Lets go of a partition whose log is about to be closed.
-    pub(super) fn let_go(&self, _id: TopicPartition) {}
+    /// Lets go of a partition whose log is about to be closed: its streams end, and who waits is answered.
+    pub(super) fn let_go(&self, id: TopicPartition) {
+        self.replicas.drop_partition(id);
+    }
 
-    /// Says that a replica must not lead.
-    pub(super) async fn report_fault(&self, fault: ReplicaFault) {
-        self.report(ShardReport::Fault(fault)).await;
+    /// Tells the control thread of the replicas that must not lead.
+    pub(super) async fn report_faults(&self) {
+        let faults = std::mem::take(&mut *self.faults.borrow_mut());
+        for fault in faults {
+            self.report(ShardReport::Fault(fault)).await;
+        }
     }
 
     /// Waits for room and sends; a control thread that has gone needs no reports.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use corelog_engine::disk::Disk;
 use corelog_engine::log::{FlushPolicy, LogFailure};
+use corelog_replication::cluster::{FaultKind, ReplicaFault};
 use glommio::timer::sleep;
 
 use super::failures;
@@ -17,6 +18,9 @@ use crate::control::{DataDirIndex, PartitionFailure, ShardReport};
 
 /// Grain of all time-outs.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Grain of all times of replication; the shortest of them is about a second.
+const STREAMS_TICK: Duration = Duration::from_millis(100);
 
 /// How often segments are looked at for retention: much finer than any sensible `retention_ms`.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(30);
@@ -40,6 +44,8 @@ pub(super) async fn tick(shard: SharedShard) {
             if !reported.insert(partition.id()) {
                 continue;
             }
+            let (replica, reason) = (partition.me(), failure.to_string());
+            shard.report(ShardReport::Fault(ReplicaFault { replica, kind: FaultKind::Failed, reason })).await;
             let failure = PartitionFailure { partition: partition.id(), failure: failures::of_log(&failure) };
             let data_dir = shard.registry.with(partition.id(), |entry| entry.map(|entry| entry.data_dir));
             shard.report(ShardReport::PartitionFailed(failure)).await;
@@ -64,6 +70,14 @@ async fn probe(shard: &Shard, data_dir: DataDirIndex) -> Option<String> {
         Err(error) => Err(error),
     };
     removed.err().map(|error| format!("{} does not take a small file: {error}", path.display()))
+}
+
+/// Looks at the replication streams: who is in sync, who is silent, who is to be tried again.
+pub(super) async fn streams(shard: SharedShard) {
+    loop {
+        sleep(STREAMS_TICK).await;
+        shard.replicas.tick();
+    }
 }
 
 /// Starts the syncs that the flush intervals of topics ask for.

@@ -17,7 +17,7 @@ use corelog_engine::disk::Disk;
 use corelog_engine::log::{FlushPolicy, OpenError, RecoveryReport};
 use corelog_engine::{Engine, Log, TopicPartition};
 use corelog_replication::cluster::{FaultKind, ReplicaFault};
-use corelog_replication::{LeaderTerm, Partition, ReplicaId, Role, RoleError};
+use corelog_replication::{Partition, ReplicaId};
 use corelog_schemas::{ErrorCode, Failure};
 
 use super::disk::ShardDisk;
@@ -111,16 +111,9 @@ async fn open(shard: &Shard, snapshot: &Snapshot, opening: &Opening) -> Done {
         Ok((log, report)) => {
             let scanned_bytes = report.as_ref().map_or(0, |report| report.scanned_bytes);
             if let Some(report) = &report {
-                tell_recovery(shard, me, &dir, report, opening.options.flush).await;
+                tell_recovery(shard, me, &dir, report, opening.options.flush);
             }
-            let state = match lead(shard, snapshot, Partition::open(id, me, log)) {
-                Ok(partition) => State::Open(partition),
-                Err(error) => {
-                    let failure = failures::of_role(&error);
-                    State::Failed(Trouble { failure, retry_at_ms: None })
-                }
-            };
-            shard.registry.set_state(id, state);
+            shard.take_in(id, Partition::open(id, me, log));
             let Opening { data_dir, log_id: log, .. } = *opening;
             let made = opening.is_new.then_some(MadeLog { partition: id, log, data_dir });
             Done::Opened { scanned_bytes, made }
@@ -129,23 +122,13 @@ async fn open(shard: &Shard, snapshot: &Snapshot, opening: &Opening) -> Done {
             let (topic, partition, failure) = (id.topic, id.partition.0, &trouble.failure);
             tracing::error!(%topic, partition, %failure, "cannot open a partition");
             if let Some(kind) = fault {
-                shard.report_fault(ReplicaFault { replica: me, kind, reason: failure.to_string() }).await;
+                let reason = failure.to_string();
+                shard.faults.borrow_mut().push(ReplicaFault { replica: me, kind, reason });
             }
             shard.registry.set_state(id, State::Failed(trouble));
             Done::NotOpened
         }
     }
-}
-
-/// Begins to lead, if the snapshot says so.
-fn lead(shard: &Shard, snapshot: &Snapshot, partition: ShardPartition) -> Result<ShardPartition, RoleError> {
-    let local = snapshot.partition(partition.id()).and_then(|placed| placed.local.as_ref());
-    if let Some(local) = local
-        && local.assignment.role == Role::Lead
-    {
-        partition.become_leader(LeaderTerm::of(&local.assignment), shard.clock.elapsed_ms())?;
-    }
-    Ok(partition)
 }
 
 /// Why a log is not open, and what the cluster hears of it.
@@ -219,13 +202,7 @@ fn engine(shard: &Shard, data_dir: DataDirIndex) -> Result<&Engine<ShardDisk>, F
 /// Says what recovery found. A cut with sound batches behind it is damage: committed records may be among them. Such a
 /// replica, and one that may have lost written bytes with the host's power, must not lead before it has caught up
 /// from another one.
-async fn tell_recovery(
-    shard: &Shard,
-    me: ReplicaId,
-    dir: &Path,
-    report: &RecoveryReport,
-    flush: FlushPolicy,
-) {
+fn tell_recovery(shard: &Shard, me: ReplicaId, dir: &Path, report: &RecoveryReport, flush: FlushPolicy) {
     let shown = dir.display();
     let mut doubt = None;
     if let Some(cut) = &report.cut {
@@ -249,7 +226,8 @@ async fn tell_recovery(
         doubt.get_or_insert_with(|| format!("the host of {shown} has lost power or was reset"));
     }
     if let Some(reason) = doubt {
-        shard.report_fault(ReplicaFault { replica: me, kind: FaultKind::Unverified, reason }).await;
+        let kind = FaultKind::Unverified;
+        shard.faults.borrow_mut().push(ReplicaFault { replica: me, kind, reason });
     }
     if !report.was_clean {
         tracing::debug!(dir = %shown, scanned = report.scanned_bytes, batches = report.recovered_batches, "recovered");

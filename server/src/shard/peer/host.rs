@@ -20,7 +20,7 @@ use glommio::TaskQueueHandle;
 use rustc_hash::FxHashMap;
 
 use super::super::clock::Clock;
-use super::link::{Side, TcpLink};
+use super::link::TcpLink;
 use super::socket::{DialError, dial};
 use super::traffic::Traffic;
 use crate::control::ShardReport;
@@ -86,7 +86,7 @@ impl Host for ShardHost {
 
     async fn connect(&self, to: &Endpoint) -> Result<TcpLink, ConnectError> {
         match dial(to).await {
-            Ok(transport) => Ok(TcpLink::new(transport, Side::Here, self.0.traffic.clone())),
+            Ok(transport) => Ok(TcpLink::new(transport, self.0.traffic.clone())),
             Err(DialError::Refused { .. }) => Err(ConnectError::Refused),
             Err(error @ DialError::Unreachable { .. }) => Err(ConnectError::Unreachable(error.to_string())),
         }

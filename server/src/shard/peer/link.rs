@@ -20,25 +20,15 @@ pub(in super::super) struct TcpLink {
     frames: Frames<TcpTransport>,
     encoder: RefCell<Encoder>,
     is_closed: Cell<bool>,
-    from: Side,
     traffic: Rc<Traffic>,
-}
-
-/// Who has made a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    /// This shard, to follow.
-    Here,
-    /// A peer, or a stranger.
-    There,
 }
 
 impl TcpLink {
     /// Takes a connection over; its bytes are counted in `traffic`.
-    pub(super) fn new(transport: TcpTransport, from: Side, traffic: Rc<Traffic>) -> Self {
-        traffic.opened(from);
+    pub(super) fn new(transport: TcpTransport, traffic: Rc<Traffic>) -> Self {
+        traffic.opened();
         let frames = Frames::new(transport, STREAM_FRAME_LIMITS);
-        Self { frames, encoder: RefCell::default(), is_closed: Cell::new(false), from, traffic }
+        Self { frames, encoder: RefCell::default(), is_closed: Cell::new(false), traffic }
     }
 
     fn error(&self, error: FramesError) -> LinkError {
@@ -84,6 +74,6 @@ impl Link for TcpLink {
 
 impl Drop for TcpLink {
     fn drop(&mut self) {
-        self.traffic.closed(self.from);
+        self.traffic.closed();
     }
 }

@@ -1,9 +1,8 @@
 //! The door for the replication streams of other nodes.
 //!
-//! Owns: accepting, and how many connections others may hold open. Who they are is asked by the stream itself (its hello
-//! names the cluster and a node); what is no hello, or comes too late, ends its own connection alone.
-//! Limits: [`INBOUND_MAX`] connections; beyond, a new one is closed at once. With no descriptors left the loop waits a
-//! little instead of spinning.
+//! Owns: accepting. Who they are is asked by the stream itself (its hello names the cluster and a node), which also
+//! bounds how many may be there; what is no hello, or comes too late, ends its own connection alone.
+//! With no descriptors left the loop waits a little instead of spinning.
 
 use std::net::TcpListener as StdListener;
 use std::os::fd::{FromRawFd, IntoRawFd};
@@ -12,11 +11,8 @@ use std::time::Duration;
 use glommio::net::TcpListener;
 
 use super::host::ShardHost;
-use super::link::{Side, TcpLink};
+use super::link::TcpLink;
 use super::socket::prepare;
-
-/// Connections that others may hold open: 30 nodes of 32 shards each, and some that break off and come again.
-const INBOUND_MAX: u32 = 1024;
 
 /// Pause after a failed accept.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -39,13 +35,9 @@ pub(in super::super) async fn accept_peers(
                 continue;
             }
         };
-        if traffic.inbound() >= INBOUND_MAX {
-            traffic.refused();
-            continue;
-        }
         // One that is gone before it was let in has no options to set.
         if let Ok(transport) = prepare(stream) {
-            take_in(TcpLink::new(transport, Side::There, traffic.clone()));
+            take_in(TcpLink::new(transport, traffic.clone()));
         }
     }
 }
