@@ -233,12 +233,24 @@ pub struct World {
     pub setup: Setup,
     pub nodes: Vec<Node>,
     versions: Cell<i64>,
+    /// Further disks of a node, each for a number of partitions: a simulated disk is slow with many files.
+    engines: RefCell<BTreeMap<(u32, u32), Engine<SimDisk>>>,
 }
+
+/// Partitions on one disk.
+const PARTITIONS_PER_DISK: u32 = 32;
 
 /// Nodes 1 to n, listening.
 pub fn world(seed: u64, setup: Setup) -> World {
     let executor = Executor::new(seed);
-    let mut world = World { executor, net: Rc::default(), setup, nodes: Vec::new(), versions: Cell::new(0) };
+    let mut world = World {
+        executor,
+        net: Rc::default(),
+        setup,
+        nodes: Vec::new(),
+        versions: Cell::new(0),
+        engines: RefCell::default(),
+    };
     for number in 1..=world.setup.nodes {
         let disk = SimDisk::new(world.executor.handle(), world.setup.disk.clone());
         let node = world.start(number, disk);
@@ -248,11 +260,28 @@ pub fn world(seed: u64, setup: Setup) -> World {
 }
 
 impl World {
-    fn start(&self, number: u32, disk: SimDisk) -> Node {
+    fn engine(&self, disk: &SimDisk) -> Engine<SimDisk> {
         let pool = BufferPool::new(self.setup.pool_bytes);
         let engine = Engine::new(disk.clone(), pool, EngineOptions::default());
         self.executor.spawn(engine.drive_commits());
         self.executor.spawn(engine.drive_background());
+        engine
+    }
+
+    fn engine_for(&self, node: u32, partition: u32) -> Engine<SimDisk> {
+        let disk = partition / PARTITIONS_PER_DISK;
+        if disk == 0 {
+            return self.node(node).engine.clone();
+        }
+        let mut engines = self.engines.borrow_mut();
+        let engine = engines
+            .entry((node, disk))
+            .or_insert_with(|| self.engine(&SimDisk::new(self.executor.handle(), self.setup.disk.clone())));
+        engine.clone()
+    }
+
+    fn start(&self, number: u32, disk: SimDisk) -> Node {
+        let engine = self.engine(&disk);
         let host = TestHost { handle: self.executor.handle(), net: self.net.clone(), reports: Rc::default() };
         let reports = host.reports.clone();
         let me = Identity {
@@ -304,7 +333,11 @@ impl World {
                 let node = self.node(number);
                 let dir = PathBuf::from(format!("/d/p{partition}"));
                 let log_id = replica(number, partition).log;
-                let log = node.engine.create_log(&dir, log_id, self.setup.log).await.unwrap();
+                let log = self
+                    .engine_for(number, partition)
+                    .create_log(&dir, log_id, self.setup.log)
+                    .await
+                    .unwrap();
                 node.replicas.host_partition(Partition::open(id(partition), replica(number, partition), log));
             }
         });
