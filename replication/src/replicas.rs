@@ -26,7 +26,7 @@ use crate::isr::ConnectionId;
 use crate::partition::{CurrentRole, LeaderTerm, Partition};
 use crate::stream::feeder::{Feeder, PeerShard};
 use crate::stream::fetcher::Fetcher;
-use crate::stream::mending::Mending;
+use crate::stream::mending::{self, Mending};
 use crate::stream::session::Session;
 use crate::stream::throttle::Throttle;
 use crate::stream::{Host, Identity, Priority, StreamOptions, StreamStats};
@@ -158,6 +158,7 @@ impl<D: Disk, H: Host> Replicas<D, H> {
             feeders: RefCell::default(),
             strangers: RefCell::default(),
         }));
+        replicas.start_mending();
         replicas
     }
 
@@ -424,6 +425,15 @@ impl<D: Disk, H: Host> Replicas<D, H> {
             }
         }
         None
+    }
+
+    fn start_mending(&self) {
+        let shared = &self.0.shared;
+        let replicas = self.clone();
+        shared.spawn(async move { mending::mend(replicas).await }, Priority::Background);
+        if shared.options.scrub_bytes_per_second.is_some() {
+            shared.spawn(mending::scrub(shared.clone()), Priority::Background);
+        }
     }
 
     pub(crate) fn shared(&self) -> &Rc<Shared<D, H>> {

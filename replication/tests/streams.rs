@@ -205,7 +205,7 @@ fn a_refused_connection_is_reported_and_so_is_the_return() {
             Report::Seen { sighting, .. } => Some(*sighting),
             _ => None,
         });
-        sightings.last()
+        sightings.collect::<Vec<_>>().pop()
     };
     assert_eq!(seen(), Some(Sighting::Connected));
     world.deafen(1);
@@ -303,4 +303,59 @@ fn a_follower_far_behind_is_fed_from_disk_while_others_go_on() {
     assert!(feeder.caught_up_bytes > 10_000_000, "{} bytes came from disk", feeder.caught_up_bytes);
     assert!(feeder.streams.iter().all(|stream| !stream.is_catching_up));
     world.produce(1, 0, 1, 100);
+}
+
+/// Two replicas with several sealed segments, and a scrubber that looks every second.
+fn scrubbed(seed: u64) -> World {
+    let mut setup = Setup::default();
+    setup.log.segment_bytes_max = 64 << 10;
+    setup.streams.scrub_bytes_per_second = Some(64 << 20);
+    setup.streams.scrub_pause_ms = 1_000;
+    let world = world(seed, setup);
+    world.create(0, &[1, 2]);
+    world.assign(0, 1, &[1, 2], &[1, 2]);
+    for _ in 0..40 {
+        world.produce(1, 0, 5, 1_000);
+    }
+    world.assert_equal(0, &[1, 2]);
+    world
+}
+
+#[test]
+fn the_scrubber_finds_damage_and_another_replica_mends_it() {
+    for damaged in [1, 2] {
+        let world = scrubbed(23);
+        let expected = world.bytes(1, 0);
+        let first = std::path::Path::new("/d/p0/00000000000000000000.log");
+        world.node(damaged).disk.rot(first, 20_000, 0x10);
+        world.until("mended", || world.node(damaged).replicas.stats().repaired_ranges == 1);
+        let stats = world.node(damaged).replicas.stats();
+        assert_eq!(stats.damaged_ranges, 1);
+        assert!(stats.scrubbed_bytes > 100_000, "{} bytes looked at", stats.scrubbed_bytes);
+        assert!(world.bytes(damaged, 0) == expected, "node {damaged} reads what was there before");
+        world.pass(3_000);
+        assert_eq!(world.node(damaged).replicas.stats().damaged_ranges, 1, "nothing is damaged any more");
+    }
+}
+
+#[test]
+fn damage_that_a_new_follower_meets_at_its_leader_is_mended_from_another_one() {
+    let mut setup = Setup { nodes: 3, ..Setup::default() };
+    setup.log.segment_bytes_max = 64 << 10;
+    // So little memory that the beginning of the log is on disk alone.
+    setup.pool_bytes = 2 << 20;
+    let world = world(29, setup);
+    world.create(0, &[1, 2, 3]);
+    world.assign_one(1, 0, 1, &[1, 2, 3], &[1, 2]);
+    world.assign_one(2, 0, 1, &[1, 2, 3], &[1, 2]);
+    for _ in 0..100 {
+        world.produce(1, 0, 30, 1_000);
+    }
+    world.assert_equal(0, &[1, 2]);
+    let second = std::path::Path::new("/d/p0/00000000000000000060.log");
+    world.node(1).disk.rot(second, 40_000, 0x01);
+    world.assign_one(3, 0, 1, &[1, 2, 3], &[1, 2]);
+    world.assert_equal(0, &[2, 3]);
+    assert_eq!(world.node(1).replicas.stats().repaired_ranges, 1);
+    world.assert_equal(0, &[1, 2, 3]);
 }

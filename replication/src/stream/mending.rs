@@ -7,14 +7,27 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 
+use corelog_engine::disk::Disk;
+use corelog_engine::log::{DamagedRange, ScrubCursor};
 use corelog_engine::notify::Notify;
 use corelog_engine::{Offset, TopicPartition};
 
+use super::link::Host;
 use super::stats::StreamStats;
+use super::throttle::Throttle;
+use crate::partition::Partition;
+use crate::replicas::{Replicas, Shared};
 
 /// Damaged places that wait to be mended; others are found again by the next round.
 const DAMAGED_MAX: usize = 1_024;
+
+/// Largest range that is mended. A larger one is a lost segment: the replica is filled anew.
+const REPAIR_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of one look of the scrubber.
+const SCRUB_LOOK_BYTES: u64 = 1 << 20;
 
 /// What is damaged, and what was done about it.
 #[derive(Default)]
@@ -50,5 +63,96 @@ impl Mending {
             repaired_ranges: self.repaired_ranges.get(),
             ..StreamStats::default()
         }
+    }
+}
+
+/// Mends what is found, one range at a time, until the shard stops.
+pub(crate) async fn mend<D: Disk, H: Host>(replicas: Replicas<D, H>) {
+    let shared = replicas.shared().clone();
+    while !shared.is_stopped() {
+        let changed = shared.mending.changed.notified();
+        let next = shared.mending.damaged.borrow_mut().pop_front();
+        let Some((id, offset)) = next else {
+            changed.await;
+            continue;
+        };
+        let Some(partition) = shared.partition(id) else { continue };
+        // What cannot be read at all is not damage that bytes could mend.
+        let Ok(Some(range)) = partition.log().damage_at(offset).await else { continue };
+        shared.mending.damaged_ranges.set(shared.mending.damaged_ranges.get() + 1);
+        if mend_range(&replicas, &partition, &range).await {
+            shared.mending.repaired_ranges.set(shared.mending.repaired_ranges.get() + 1);
+        }
+    }
+}
+
+/// Gets a range from another replica and writes it. Returns whether it is sound again; if not, whoever meets it next
+/// says so again.
+async fn mend_range<D: Disk, H: Host>(
+    replicas: &Replicas<D, H>,
+    partition: &Partition<D>,
+    range: &DamagedRange,
+) -> bool {
+    if range.length_bytes > REPAIR_BYTES_MAX {
+        return false;
+    }
+    let mut batches = Vec::new();
+    let mut from = range.from;
+    while from < range.to {
+        let Some((next, bytes)) = replicas.ask_others(partition.id(), from, range.to).await else {
+            return false;
+        };
+        if next <= from || batches.len() + bytes.len() > REPAIR_BYTES_MAX as usize {
+            return false;
+        }
+        batches.extend_from_slice(&bytes);
+        from = next;
+    }
+    partition.log().repair(range, &batches).await.is_ok()
+}
+
+/// Looks at all sealed segments of the shard, round after round, within its budget of bytes a second.
+pub(crate) async fn scrub<D: Disk, H: Host>(shared: Rc<Shared<D, H>>) {
+    let pace = Throttle::new(shared.options.scrub_bytes_per_second);
+    let mut at: Option<TopicPartition> = None;
+    while !shared.is_stopped() {
+        let Some(partition) = shared.partition_from(at) else {
+            at = None;
+            pause(&shared, shared.options.scrub_pause_ms).await;
+            continue;
+        };
+        at = Some(partition.id());
+        scrub_log(&shared, &partition, &pace).await;
+    }
+}
+
+async fn scrub_log<D: Disk, H: Host>(shared: &Shared<D, H>, partition: &Partition<D>, pace: &Throttle) {
+    let mut cursor = Some(ScrubCursor::default());
+    while let Some(at) = cursor
+        && !shared.is_stopped()
+    {
+        let Ok(looked) = partition.log().scrub(at, SCRUB_LOOK_BYTES).await else { return };
+        shared.mending.scrubbed_bytes.set(shared.mending.scrubbed_bytes.get() + looked.checked_bytes);
+        for range in &looked.damaged {
+            shared.mending.damaged(partition.id(), range.from);
+        }
+        cursor = looked.next;
+        let pause_ms = pace.used(looked.checked_bytes, shared.host.now_ms());
+        pause(shared, pause_ms).await;
+    }
+}
+
+/// Waits, and not longer than until the shard stops or damage is found.
+async fn pause<D: Disk, H: Host>(shared: &Shared<D, H>, ms: u64) {
+    use futures_util::future::select;
+    let until_ms = shared.host.now_ms().saturating_add(ms);
+    while !shared.is_stopped() {
+        let left_ms = until_ms.saturating_sub(shared.host.now_ms());
+        if left_ms == 0 {
+            return;
+        }
+        let woken = std::pin::pin!(shared.mending.changed.notified());
+        let slept = std::pin::pin!(shared.host.sleep(left_ms));
+        select(woken, slept).await;
     }
 }
