@@ -32,7 +32,8 @@ pub use change::ChangeError;
 use crate::assignment::{IsrProposal, Report, Sighting};
 use crate::cluster::keys::Subject;
 use crate::cluster::{ClusterState, FaultKind, Incarnation, NodeRecord, ReplicaFault, Stored, Suspicion};
-use crate::coordination::{Coordination, Key, Op, Version};
+use crate::controller::{Controller, ControllerOptions};
+use crate::coordination::{Coordination, Key, Version};
 use crate::replica::{NodeId, ReplicaId};
 use own::{OwnKeys, There};
 use seat::Candidate;
@@ -59,18 +60,11 @@ pub trait AgentListener {
     fn replaced(&self, by: &NodeRecord);
 }
 
-/// What a controller decides on: pure, level-triggered.
-pub trait Planner {
-    /// The commits that the cluster needs now; none when all is well. Each checks the controller's epoch.
-    fn plan(&mut self, cluster: &ClusterState, now_ms: u64) -> Vec<Vec<Op>>;
-
-    /// In how many milliseconds to ask again if nothing happens before; `None`: no need.
-    fn next_wake_ms(&self) -> Option<u64>;
-}
-
 /// Limits and times of an agent.
 #[derive(Clone, Copy, Debug)]
 pub struct AgentOptions {
+    /// How this node goes about it when it is the controller.
+    pub controller: ControllerOptions,
     /// Of the session with the coordination service; bounds how long an isolated leader serves reads and `acks = 1`.
     pub session_timeout_ms: u64,
     /// How soon a commit that lost a race is tried again if no event comes before.
@@ -81,7 +75,12 @@ pub struct AgentOptions {
 
 impl Default for AgentOptions {
     fn default() -> Self {
-        Self { session_timeout_ms: 6_000, retry_ms: 50, proposals_max: 100 }
+        Self {
+            controller: ControllerOptions::default(),
+            session_timeout_ms: 6_000,
+            retry_ms: 50,
+            proposals_max: 100,
+        }
     }
 }
 
@@ -115,7 +114,7 @@ struct State {
     contact: Session,
     registration: NodeRecord,
     own: OwnKeys,
-    controller: Box<dyn Planner>,
+    plan: Plan,
     /// What this node has committed and not seen come back yet.
     awaited: BTreeMap<Key, Version>,
     proposals: Vec<IsrProposal>,
@@ -126,6 +125,15 @@ struct State {
     /// First key of each commit that the service refused outright, and why; told to the listener.
     store_refusals: Vec<(Key, String)>,
     is_leaving: bool,
+}
+
+/// What this node decides as the controller, in one term.
+struct Plan {
+    /// The controller of the term that this node has, with the term's number.
+    controller: Option<(u64, Controller)>,
+    random: Rc<RefCell<Box<dyn FnMut() -> u128>>>,
+    /// The picture has changed since it was last looked at, or a commit has failed.
+    is_due: bool,
 }
 
 /// Commits without an answer, by what they are for.
@@ -154,12 +162,13 @@ impl State {
 }
 
 impl<C: Coordination, K: Clock> Agent<C, K> {
-    /// An agent that has not spoken to anybody. It registers `registration` as soon as it has a session.
+    /// An agent that has not spoken to anybody. It registers `registration` as soon as it has a session. `random`:
+    /// source of the ids of new logs.
     pub fn new(
         store: C,
         clock: K,
         registration: NodeRecord,
-        controller: Box<dyn Planner>,
+        random: Box<dyn FnMut() -> u128>,
         listener: Rc<dyn AgentListener>,
         options: AgentOptions,
     ) -> Self {
@@ -170,7 +179,7 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
             contact: Session::new(options.session_timeout_ms, clock.now_ms()),
             registration,
             own: OwnKeys::default(),
-            controller,
+            plan: Plan { controller: None, random: Rc::new(RefCell::new(random)), is_due: false },
             awaited: BTreeMap::new(),
             proposals: Vec::new(),
             suspected: BTreeMap::new(),

@@ -15,7 +15,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use super::own::There;
 use super::{Agent, Clock, State, isr, seat};
 use crate::assignment::IsrProposal;
+use crate::cluster::Changed;
 use crate::cluster::keys::{CONTROLLER_EPOCH, Subject};
+use crate::controller::Controller;
 use crate::coordination::{CommitError, Coordination, Entry, Event, Key, Op, Version};
 
 type Committed = Result<Vec<Version>, CommitError>;
@@ -72,7 +74,9 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
     fn apply(&self, event: Event) {
         let now_ms = self.0.clock.now_ms();
         let state = &mut *self.0.state.borrow_mut();
-        state.cluster.apply(&event);
+        if state.cluster.apply(&event) != Changed::Nothing {
+            state.plan.is_due = true;
+        }
         match event {
             Event::State { session, entries } => {
                 state.session = Some(session);
@@ -135,7 +139,9 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
                         wake_in_ms = wake_in_ms.min(at_ms - now_ms);
                         state.retry_at_ms = Some(at_ms);
                     }
-                    if let Some(in_ms) = state.controller.next_wake_ms() {
+                    let controller = state.plan.controller.as_ref();
+                    if let Some(at_ms) = controller.and_then(|(_, controller)| controller.next_wake_ms()) {
+                        let in_ms = at_ms.saturating_sub(now_ms).max(self.0.options.retry_ms);
                         wake_in_ms = wake_in_ms.min(in_ms);
                     }
                 }
@@ -243,14 +249,29 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
     }
 
     fn begin_plan(&self, state: &mut State, now_ms: u64, work: &mut Work) {
+        let held = state.cluster.controller.as_ref().map(|stored| *stored.record);
+        let term = held.filter(|_| !state.is_leaving && seat::is_held(&state.cluster, state.candidate()));
+        let Some(term) = term else {
+            state.plan.controller = None;
+            return;
+        };
+        let random = state.plan.random.clone();
+        let (_, controller) = match state.plan.controller.take() {
+            Some(known) if known.0 == term.epoch => state.plan.controller.insert(known),
+            _ => {
+                state.plan.is_due = true;
+                let random = Box::new(move || (random.borrow_mut())());
+                let controller = Controller::new(self.0.options.controller, term, random);
+                state.plan.controller.insert((term.epoch, controller))
+            }
+        };
         let is_waiting = state.retry_at_ms.is_some_and(|at_ms| at_ms > now_ms);
-        if state.under_way.plan || is_waiting || !state.awaited.is_empty() {
+        let is_due = state.plan.is_due || controller.next_wake_ms().is_some_and(|at_ms| at_ms <= now_ms);
+        if state.under_way.plan || is_waiting || !is_due || !state.awaited.is_empty() {
             return;
         }
-        if state.is_leaving || !seat::is_held(&state.cluster, state.candidate()) {
-            return;
-        }
-        let commits = state.controller.plan(&state.cluster, now_ms);
+        state.plan.is_due = false;
+        let commits = controller.plan(&state.cluster, now_ms);
         if commits.is_empty() {
             return;
         }
@@ -287,7 +308,7 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
                 Done::Plan { results } => {
                     state.under_way.plan = false;
                     for (ops, result) in results {
-                        self.settle(state, now_ms, &ops, &result);
+                        state.plan.is_due |= !self.settle(state, now_ms, &ops, &result);
                     }
                 }
                 Done::Isr { proposals, ops, result } => {
