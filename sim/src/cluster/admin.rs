@@ -6,8 +6,8 @@ use corelog_replication::cluster::ClusterState;
 use corelog_replication::controller::admin::{self, NewTopic};
 use corelog_replication::coordination::Op;
 
+use super::ids::random_id;
 use super::packet::{Admin, Refusal, Response};
-use super::planner::random_id;
 use super::process::Process;
 
 /// Makes a change; ready when this node's picture shows it.

@@ -8,10 +8,10 @@
 mod admin;
 pub mod batches;
 mod host;
+mod ids;
 mod keeper;
 mod node;
 mod packet;
-mod planner;
 mod process;
 mod recorder;
 mod serve;

@@ -6,7 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use corelog_replication::agent::Planner;
 use corelog_replication::stream::StreamOptions;
 use corelog_replication::{IsrOptions, NodeId};
 
@@ -39,10 +38,6 @@ pub struct World {
 }
 
 impl World {
-    pub(super) fn planner(&self, handle: &Handle) -> Box<dyn Planner> {
-        super::planner::planner(self.options.controller, handle)
-    }
-
     pub(super) fn stream_options(&self) -> StreamOptions {
         StreamOptions {
             credit_bytes: 64 << 10,

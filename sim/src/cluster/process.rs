@@ -23,6 +23,7 @@ use corelog_replication::stream::{Host, Identity};
 use corelog_replication::{Assignment, Partition, Replicas, Report};
 
 use super::host::{MachineClock, SimHost, SimLink, host_name};
+use super::ids::random_id;
 use super::node::{Node, World};
 use super::packet::Packet;
 use super::storage::DataDir;
@@ -143,11 +144,13 @@ impl Process {
         let clock = AgentClock { handle: handle.clone(), clock: node.clock.clone() };
         let registration = registration(&node, incarnation, &dirs, &handle);
         let options = AgentOptions {
+            controller: world.options.controller,
             session_timeout_ms: world.coordination.options().session_timeout_ms,
             ..AgentOptions::default()
         };
-        let planner = world.planner(&handle);
-        let agent = Agent::new(store, clock, registration, planner, listening.clone(), options);
+        let ids = handle.clone();
+        let random = Box::new(move || random_id(&ids));
+        let agent = Agent::new(store, clock, registration, random, listening.clone(), options);
         let shards: Vec<Rc<Shard>> = (0..node.shards.get())
             .map(|number| start_shard(&world, &node, &handle, number, &dirs, &agent, incarnation))
             .collect();
