@@ -146,6 +146,7 @@ fn partition_stats(partition: TopicPartition) -> PartitionStats {
         produce_bytes: 0,
         produce_records: 0,
         fetch_bytes: 0,
+        replica: Default::default(),
         failure: None,
     }
 }

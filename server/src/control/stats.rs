@@ -1,9 +1,11 @@
-//! What a shard reports of itself when the control thread asks: counters and sizes.
+//! What a shard reports of itself when the control thread asks: counters, sizes, and how its replicas are.
 //!
 //! Owns: the shape of a report. Counters count from the start of the process and never go back.
 //! Not here: how they become metrics (`crate::http`) or answers to clients (`wire.rs`).
 
-use corelog_engine::{EngineStats, Offset, TopicPartition};
+use corelog_engine::{EngineStats, LeaderEpoch, Offset, TopicPartition};
+use corelog_replication::ReplicaId;
+use corelog_replication::stream::StreamStats;
 
 use super::snapshot::{ShardId, SnapshotVersion};
 
@@ -59,12 +61,79 @@ pub struct PartitionStats {
     pub produce_records: u64,
     /// Record bytes fetched.
     pub fetch_bytes: u64,
+    /// Its part in the partition's leadership, and how far the others are.
+    pub replica: ReplicaStats,
     /// Why it takes no appends, or is not open at all.
     pub failure: Option<String>,
 }
 
+/// What a replica does now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplicaRole {
+    /// Nothing: nobody leads, as far as it knows, or its log is not open.
+    #[default]
+    Idle,
+    /// It leads.
+    Leads,
+    /// It copies from the leader.
+    Follows,
+}
+
+/// One replica, and for a leader what it knows of the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaStats {
+    /// What it does.
+    pub role: ReplicaRole,
+    /// The newest epoch that it has seen.
+    pub leader_epoch: LeaderEpoch,
+    /// How many replicas the partition has.
+    pub replicas: usize,
+    /// Those in sync, as they are stored; empty unless it leads.
+    pub isr: Vec<ReplicaId>,
+    /// With fewer in sync `acks = all` is refused.
+    pub min_insync_replicas: usize,
+    /// The followers that copy from it now.
+    pub followers: Vec<FollowerStats>,
+}
+
+impl ReplicaStats {
+    /// Whether it leads with fewer replicas in sync than there are.
+    pub fn is_under_replicated(&self) -> bool {
+        self.role == ReplicaRole::Leads && self.isr.len() < self.replicas
+    }
+
+    /// Whether it leads and refuses `acks = all` for want of replicas in sync.
+    pub fn is_under_min_isr(&self) -> bool {
+        self.role == ReplicaRole::Leads && self.isr.len() < self.min_insync_replicas
+    }
+}
+
+/// A follower that copies a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerStats {
+    /// Which replica.
+    pub replica: ReplicaId,
+    /// Records of the leader's log that it does not have durable.
+    pub lag_records: u64,
+    /// It is fed from the leader's disk, not from memory.
+    pub is_catching_up: bool,
+}
+
+/// What the replication streams of a shard have carried.
+#[derive(Clone, Debug, Default)]
+pub struct StreamTotals {
+    /// Connections that are open, of both directions.
+    pub connections: u32,
+    /// Bytes sent to and received from other nodes, heads included.
+    pub sent_bytes: u64,
+    /// See `sent_bytes`.
+    pub received_bytes: u64,
+    /// Each connection, scrubbing and repairs.
+    pub streams: StreamStats,
+}
+
 /// One shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ShardStats {
     /// Which.
     pub shard: ShardId,
@@ -98,7 +167,9 @@ pub struct ShardStats {
     pub engine: EngineStats,
     /// Time of a sync.
     pub sync_latency: LatencyBuckets,
-    /// Every partition that it owns.
+    /// Its replication streams.
+    pub replication: StreamTotals,
+    /// Every partition of which it has a replica.
     pub partitions: Vec<PartitionStats>,
 }
 
@@ -122,6 +193,7 @@ impl ShardStats {
             fetch_latency: LatencyBuckets::default(),
             engine: EngineStats::default(),
             sync_latency: LatencyBuckets::default(),
+            replication: StreamTotals::default(),
             partitions: Vec::new(),
         }
     }

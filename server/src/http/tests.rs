@@ -118,6 +118,7 @@ async fn metrics_show_shards_that_answer_and_those_that_do_not() {
                 produce_bytes: 0,
                 produce_records: 0,
                 fetch_bytes: 0,
+                replica: Default::default(),
                 failure: None,
             });
             answer.send(stats);

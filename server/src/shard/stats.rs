@@ -1,9 +1,13 @@
 //! The report that the control thread asks for: everything that sessions, engines and partitions have counted.
 
-use corelog_engine::EngineStats;
+use corelog_engine::{EngineStats, TopicPartition};
+use corelog_replication::CurrentRole;
+use corelog_replication::stream::{FollowerLag, StreamStats};
+use rustc_hash::FxHashMap;
 
-use super::registry::State;
+use super::registry::{Entry, ShardPartition, State};
 use super::state::Shard;
+use crate::control::stats::{FollowerStats, ReplicaRole, ReplicaStats, StreamTotals};
 use crate::control::{PartitionStats, ShardStats};
 
 /// Counts now.
@@ -28,16 +32,55 @@ pub(super) fn report(shard: &Shard) -> ShardStats {
     stats.engine =
         shard.engines.iter().flatten().fold(EngineStats::default(), |sum, engine| sum.plus(&engine.stats()));
     stats.sync_latency = *shard.sync_times.borrow();
-    stats.partitions = partitions(shard);
+    stats.replication = replication(shard);
+    stats.partitions = partitions(shard, &followers(&stats.replication.streams));
     stats
 }
 
-fn partitions(shard: &Shard) -> Vec<PartitionStats> {
+fn replication(shard: &Shard) -> StreamTotals {
+    let traffic = shard.host.traffic();
+    let (sent_bytes, received_bytes) = traffic.bytes();
+    let connections = traffic.connections();
+    StreamTotals { connections, sent_bytes, received_bytes, streams: shard.replicas.stats() }
+}
+
+/// The followers of each partition that is led here.
+type Followers = FxHashMap<TopicPartition, Vec<FollowerStats>>;
+
+fn followers(streams: &StreamStats) -> Followers {
+    let mut followers = Followers::default();
+    for lag in streams.feeders.iter().flat_map(|feeder| &feeder.streams) {
+        let FollowerLag { partition, replica, lag_records, is_catching_up } = *lag;
+        let stats = FollowerStats { replica, lag_records, is_catching_up };
+        followers.entry(partition).or_default().push(stats);
+    }
+    followers
+}
+
+fn replica_stats(entry: &Entry, partition: &ShardPartition, followers: &Followers) -> ReplicaStats {
+    let assignment = entry.told.as_ref().map(|told| &told.assignment);
+    let role = match partition.role() {
+        CurrentRole::Idle => ReplicaRole::Idle,
+        CurrentRole::Leading => ReplicaRole::Leads,
+        CurrentRole::Following(_) => ReplicaRole::Follows,
+    };
+    let leads = role == ReplicaRole::Leads;
+    ReplicaStats {
+        role,
+        leader_epoch: partition.leader_epoch(),
+        replicas: assignment.map_or(1, |assignment| assignment.replicas.len()),
+        isr: if leads { assignment.map(|a| a.isr.clone()).unwrap_or_default() } else { Vec::new() },
+        min_insync_replicas: assignment.map_or(1, |assignment| assignment.min_insync_replicas),
+        followers: followers.get(&partition.id()).filter(|_| leads).cloned().unwrap_or_default(),
+    }
+}
+
+fn partitions(shard: &Shard, followers: &Followers) -> Vec<PartitionStats> {
     let mut all: Vec<PartitionStats> = shard
         .registry
         .entries()
         .into_iter()
-        .map(|(id, entry)| match entry.state {
+        .map(|(id, entry)| match &entry.state {
             State::Open(partition) => {
                 let stats = partition.stats();
                 PartitionStats {
@@ -51,6 +94,7 @@ fn partitions(shard: &Shard) -> Vec<PartitionStats> {
                     produce_bytes: stats.produce_bytes,
                     produce_records: stats.produce_records,
                     fetch_bytes: stats.fetch_bytes,
+                    replica: replica_stats(&entry, partition, followers),
                     failure: partition.failure().map(|failure| failure.to_string()),
                 }
             }
@@ -75,6 +119,7 @@ fn not_open(partition: corelog_engine::TopicPartition, reason: String) -> Partit
         produce_bytes: 0,
         produce_records: 0,
         fetch_bytes: 0,
+        replica: ReplicaStats::default(),
         failure: Some(reason),
     }
 }
