@@ -111,6 +111,8 @@ impl FakeServer {
             leader_shard: 0,
             leader_epoch: 1,
             log_start_offset: Some(0),
+            replicas: vec![1],
+            in_sync: vec![1],
         };
         let is_there = self.has_topic.load(Ordering::SeqCst);
         MetadataResponse {
@@ -123,6 +125,7 @@ impl FakeServer {
                 name: "t".into(),
                 partitions: vec![partition(0), partition(1)],
             }],
+            controller_node: None,
         }
     }
 
@@ -167,6 +170,7 @@ fn fetch(encoder: &mut Encoder, frame: &Frame<'_>, out: &mut Vec<u8>) {
             high_watermark: Some(4),
             log_start_offset: Some(0),
             leader_epoch: Some(1),
+            diverged: None,
         });
         assert!(partition.fetch_offset == 0 || partition.fetch_offset == 2, "the cursor follows the batches");
         payload.extend_from_slice(&batch);

@@ -280,6 +280,8 @@ mod tests {
             leader_shard: 0,
             leader_epoch: 1,
             log_start_offset: None,
+            replicas: vec![1],
+            in_sync: vec![1],
         };
         let partitions = vec![partition(0, None), partition(1, Some(ErrorCode::PartitionOffline))];
         let metadata = TopicMetadata { failure: None, topic_id: Some(7), name: "t".into(), partitions };

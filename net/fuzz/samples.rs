@@ -74,6 +74,7 @@ pub fn requests() -> Vec<Vec<u8>> {
                 fetch_offset: 44,
                 max_bytes: 1_000,
                 leader_epoch: Some(1),
+                last_epoch: Some(1),
             })
             .to_vec(),
     };
@@ -131,6 +132,19 @@ fn admin_requests() -> Vec<Vec<u8>> {
             &[],
         ),
         request(&DescribeNodeRequest, &[]),
+        request(&DescribeClusterRequest { partitions_max: 5 }, &[]),
+        request(&DrainNodeRequest { node: 2, is_drained: false }, &[]),
+        request(&ForgetNodeRequest { node: 2 }, &[]),
+        request(&AddReplicaRequest { topic: topic(), partition: 1, node: Some(3) }, &[]),
+        request(&RemoveReplicaRequest { topic: topic(), partition: 1, node: 3 }, &[]),
+        request(&SetReplicasRequest { topic: topic(), replicas: 3 }, &[]),
+        request(
+            &ElectLeadersRequest {
+                kind: ElectionKind::Unclean,
+                partitions: vec![ElectLeader { topic: topic(), partition: 1, node: Some(3) }],
+            },
+            &[],
+        ),
     ]
 }
 
@@ -144,9 +158,17 @@ pub fn responses() -> Vec<Vec<u8>> {
         high_watermark: Some(5),
         log_start_offset: Some(0),
         leader_epoch: Some(1),
+        diverged: Some(Divergence { epoch: 1, end_offset: 3 }),
     };
     let found = FoundOffset { offset: Some(4), timestamp_ms: Some(5), leader_epoch: Some(1) };
     let topic = TopicResult { failure: None, name: "events".into(), topic_id: Some(5), partitions: 3 };
+    let election = ElectionResult {
+        failure: Some(failure()),
+        topic: "events".into(),
+        partition: 1,
+        leader_node: Some(3),
+        is_unchanged: false,
+    };
     let listing = TopicListing { topic_id: 5, name: "events".into(), partitions: 3, replication_factor: 1 };
     vec![
         response(
@@ -162,6 +184,13 @@ pub fn responses() -> Vec<Vec<u8>> {
         response(Api::Metadata, &metadata(), &[]),
         response(Api::DescribeTopics, &description(), &[]),
         response(Api::DescribeNode, &node(), &[]),
+        response(Api::DescribeCluster, &cluster(), &[]),
+        response(
+            Api::AddReplica,
+            &ClusterChangeResponse { failure: Some(failure()), is_unchanged: true, node: Some(3) },
+            &[],
+        ),
+        response(Api::ElectLeaders, &ElectLeadersResponse { results: vec![election] }, &[]),
         response(Api::Handshake, &handshake(), &[]),
     ]
 }
@@ -174,6 +203,8 @@ fn metadata() -> MetadataResponse {
         leader_shard: 2,
         leader_epoch: 3,
         log_start_offset: Some(4),
+        replicas: vec![1, 2],
+        in_sync: vec![1],
     };
     MetadataResponse {
         version: 3,
@@ -185,6 +216,7 @@ fn metadata() -> MetadataResponse {
             name: "events".into(),
             partitions: vec![partition.clone(), partition],
         }],
+        controller_node: Some(1),
     }
 }
 
@@ -193,6 +225,12 @@ fn description() -> DescribeTopicsResponse {
         failure: Some(failure()),
         high_watermark: Some(7),
         data_dir: "/data".into(),
+        replicas: vec![ReplicaDescription {
+            node: 1,
+            lag_records: Some(3),
+            trouble: "lost".into(),
+            ..Default::default()
+        }],
         ..PartitionDescription::default()
     };
     DescribeTopicsResponse {
@@ -205,6 +243,52 @@ fn description() -> DescribeTopicsResponse {
             options: vec![option()],
             partitions: vec![partition],
         }],
+    }
+}
+
+fn cluster() -> DescribeClusterResponse {
+    let node = ClusterNode {
+        node: 1,
+        state: NodeState::Suspected,
+        is_drained: true,
+        software: "corelog".into(),
+        started_ms: 5,
+        host: "127.0.0.1".into(),
+        port: 9_700,
+        shards: 2,
+        data_dirs: 1,
+        replicas: 3,
+        replicas_in_sync: 2,
+        leaders: 1,
+    };
+    let unhealthy = PartitionHealth {
+        topic_id: 5,
+        topic: "events".into(),
+        partition: 1,
+        leader_node: Some(1),
+        leader_epoch: 4,
+        replicas: vec![1, 2],
+        in_sync: vec![1],
+        min_insync_replicas: 2,
+        troubles: vec![ReplicaTrouble { node: 2, kind: "lost".into(), reason: "gone".into() }],
+    };
+    DescribeClusterResponse {
+        cluster_id: "cluster".into(),
+        version: 3,
+        answering_node: 1,
+        is_isolated: true,
+        controller_node: Some(2),
+        controller_epoch: 9,
+        nodes: vec![node],
+        topics: 1,
+        partitions: 3,
+        offline: 1,
+        under_replicated: 1,
+        below_min_insync: 1,
+        not_preferred: 1,
+        unhealthy: vec![unhealthy],
+        topics_with_one_replica: vec!["events".into()],
+        problems: vec!["strange".into()],
     }
 }
 

@@ -71,6 +71,20 @@ apis! {
     DeleteRecords = 12,
     /// Show a node's shards, load and disks.
     DescribeNode = 13,
+    /// Show the nodes, and what is not well.
+    DescribeCluster = 14,
+    /// Take leadership off a node, or let it have some again.
+    DrainNode = 15,
+    /// Forget a node that does not come back.
+    ForgetNode = 16,
+    /// Give a partition another replica.
+    AddReplica = 17,
+    /// Take a replica away.
+    RemoveReplica = 18,
+    /// Change the number of replicas of a topic.
+    SetReplicas = 19,
+    /// Let the preferred leader lead, or one that lacks records.
+    ElectLeaders = 20,
 }
 
 /// The number of a response to a request that failed as a whole.

@@ -121,6 +121,12 @@ error_codes! {
     StorageFailed = 61, true, "the storage of the partition has failed";
     /// The metadata store does not answer now.
     MetadataUnavailable = 70, true, "the metadata store is not available";
+    /// No node has this number, or it does not run where it has to.
+    UnknownNode = 71, false, "no such node, or it does not run";
+    /// There is such a replica, there is none, or the partition cannot do without it.
+    InvalidReplica = 72, false, "not a replica that can be added or removed";
+    /// The replica may not lead, or need not be forced to.
+    ElectionRefused = 73, false, "the election was refused";
 }
 
 /// A code and what happened in this case, for a person.

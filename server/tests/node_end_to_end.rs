@@ -165,6 +165,7 @@ fn long_poll(topic: &str, offset: u64) -> FetchRequest {
         fetch_offset: offset,
         max_bytes: 1 << 20,
         leader_epoch: None,
+        last_epoch: None,
     };
     FetchRequest { min_bytes: 1, max_wait_ms: 60_000, max_bytes: 1 << 20, partitions: vec![partition] }
 }

@@ -27,6 +27,7 @@ fn fetch_from(from: &[(&PartitionRef, u64)], min_bytes: u32, max_wait_ms: u32) -
         fetch_offset: *offset,
         max_bytes: 1 << 20,
         leader_epoch: None,
+        last_epoch: None,
     });
     FetchRequest { min_bytes, max_wait_ms, max_bytes: 8 << 20, partitions: partitions.collect() }
 }

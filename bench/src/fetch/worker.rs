@@ -118,6 +118,7 @@ impl Reading {
                     fetch_offset: position.next_offset,
                     max_bytes: self.options.fetch_bytes,
                     leader_epoch: None,
+                    last_epoch: None,
                 }
             })
             .collect();

@@ -136,6 +136,7 @@ impl Consumer {
                 fetch_offset: assigned.fetch_offset.0,
                 max_bytes: self.config.fetch_partition_bytes_max,
                 leader_epoch: None,
+                last_epoch: None,
             });
             asked.push(assigned.asking(Some(topic.id)));
         }

@@ -265,6 +265,7 @@ impl FakeServer {
             cluster_id: "fake".into(),
             shards: shards.collect(),
             topics: names.into_iter().map(describe).collect(),
+            controller_node: Some(1),
         }
     }
 
@@ -312,6 +313,7 @@ impl FakeServer {
                     high_watermark: failure.ok(),
                     log_start_offset: None,
                     leader_epoch: Some(1),
+                    diverged: None,
                 });
             }
             let failed = partitions.iter().any(|partition| partition.failure.is_some());
@@ -402,5 +404,7 @@ fn describe_partition(partition: u32, log: &Log) -> PartitionMetadata {
         leader_shard: log.leader,
         leader_epoch: 1,
         log_start_offset: Some(log.start),
+        replicas: vec![1],
+        in_sync: vec![1],
     }
 }

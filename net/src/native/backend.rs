@@ -12,11 +12,13 @@ use bytes::Bytes;
 use corelog_engine::buffer::DmaSlice;
 use corelog_schemas::Failure;
 use corelog_schemas::messages::{
-    AlterTopicOptionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
-    DeleteRecordsResponse, DeleteTopicsRequest, DescribeNodeRequest, DescribeNodeResponse,
-    DescribeTopicsRequest, DescribeTopicsResponse, FetchRequest, ListOffsetsRequest, ListOffsetsResponse,
+    AddReplicaRequest, AlterTopicOptionsRequest, ClusterChangeResponse, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest,
+    DescribeClusterRequest, DescribeClusterResponse, DescribeNodeRequest, DescribeNodeResponse,
+    DescribeTopicsRequest, DescribeTopicsResponse, Divergence, DrainNodeRequest, ElectLeadersRequest,
+    ElectLeadersResponse, FetchRequest, ForgetNodeRequest, ListOffsetsRequest, ListOffsetsResponse,
     ListTopicsRequest, ListTopicsResponse, MetadataRequest, MetadataResponse, ProduceRequest,
-    ProduceResponse, TopicRef, TopicResultsResponse,
+    ProduceResponse, RemoveReplicaRequest, SetReplicasRequest, TopicRef, TopicResultsResponse,
 };
 
 /// Who asks. Nobody can prove a name yet.
@@ -123,6 +125,8 @@ pub struct FetchedPartition {
     pub log_start_offset: Option<u64>,
     /// Epoch of the leader that answered.
     pub leader_epoch: Option<u32>,
+    /// Set, without records and without failure, if the client's position is not in the log any more.
+    pub diverged: Option<Divergence>,
 }
 
 /// One result for each partition of the request, in its order.
@@ -139,6 +143,21 @@ impl FetchAnswer {
     pub fn records_bytes(&self) -> u64 {
         self.partitions.iter().map(|p| p.records.len() as u64).sum()
     }
+}
+
+/// What an operator asks of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterChange {
+    /// A node is to lead nothing, or may lead again.
+    DrainNode(DrainNodeRequest),
+    /// A node does not come back.
+    ForgetNode(ForgetNodeRequest),
+    /// A partition gets another replica.
+    AddReplica(AddReplicaRequest),
+    /// A replica goes.
+    RemoveReplica(RemoveReplicaRequest),
+    /// All partitions of a topic get so many replicas.
+    SetReplicas(SetReplicasRequest),
 }
 
 /// The answer to come. An `Err` answers the request as a whole; failures of a single partition or topic belong into
@@ -237,4 +256,21 @@ pub trait Backend: 'static {
         caller: &Rc<Caller>,
         request: DescribeNodeRequest,
     ) -> Answer<DescribeNodeResponse>;
+
+    /// Shows the cluster, as this node knows it.
+    fn describe_cluster(
+        &self,
+        caller: &Rc<Caller>,
+        request: DescribeClusterRequest,
+    ) -> Answer<DescribeClusterResponse>;
+
+    /// Stores what an operator asks.
+    fn change_cluster(&self, caller: &Rc<Caller>, change: ClusterChange) -> Answer<ClusterChangeResponse>;
+
+    /// Lets other replicas lead.
+    fn elect_leaders(
+        &self,
+        caller: &Rc<Caller>,
+        request: ElectLeadersRequest,
+    ) -> Answer<ElectLeadersResponse>;
 }

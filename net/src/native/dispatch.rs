@@ -9,13 +9,14 @@ use std::rc::Rc;
 
 use corelog_schemas::messages::{
     Acks, AlterTopicOptionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeNodeRequest, DescribeTopicsRequest, FetchRequest, ListOffsetsRequest,
-    ListTopicsRequest, MetadataRequest, MetadataTopics, ProduceRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeNodeRequest, DescribeTopicsRequest,
+    ElectLeadersRequest, ElectionKind, FetchRequest, ListOffsetsRequest, ListTopicsRequest, MetadataRequest,
+    MetadataTopics, ProduceRequest,
 };
 use corelog_schemas::{Api, DecodeError, Encoder, ErrorCode, Failure, Frame, Message, Request, decode};
 
 use super::answers::{Encoded, Work};
-use super::backend::{Access, Answer, Backend, Caller, Operation, Resource};
+use super::backend::{Access, Answer, Backend, Caller, ClusterChange, Operation, Resource};
 use super::options::{ADMIN_ANSWER_BYTES, SessionOptions};
 
 /// A request that was read and is allowed.
@@ -32,6 +33,9 @@ pub(crate) enum Call {
     CreatePartitions(CreatePartitionsRequest),
     DeleteRecords(DeleteRecordsRequest),
     DescribeNode(DescribeNodeRequest),
+    DescribeCluster(DescribeClusterRequest),
+    ChangeCluster { api: Api, change: ClusterChange },
+    ElectLeaders(ElectLeadersRequest),
 }
 
 /// Why there is no call.
@@ -68,12 +72,24 @@ pub(crate) fn read_call(frame: &Frame<'_>, options: &SessionOptions) -> Result<C
         Api::CreatePartitions => Call::CreatePartitions(read(frame)?),
         Api::DeleteRecords => Call::DeleteRecords(read(frame)?),
         Api::DescribeNode => Call::DescribeNode(read(frame)?),
+        Api::DescribeCluster => Call::DescribeCluster(read(frame)?),
+        Api::DrainNode => Call::ChangeCluster { api, change: ClusterChange::DrainNode(read(frame)?) },
+        Api::ForgetNode => Call::ChangeCluster { api, change: ClusterChange::ForgetNode(read(frame)?) },
+        Api::AddReplica => Call::ChangeCluster { api, change: ClusterChange::AddReplica(read(frame)?) },
+        Api::RemoveReplica => Call::ChangeCluster { api, change: ClusterChange::RemoveReplica(read(frame)?) },
+        Api::SetReplicas => Call::ChangeCluster { api, change: ClusterChange::SetReplicas(read(frame)?) },
+        Api::ElectLeaders => Call::ElectLeaders(read(frame)?),
     };
     match call {
         Call::Produce(request) if request.partitions.is_empty() => {
             Err(invalid("a produce names no partition"))
         }
         Call::Fetch(request) if request.partitions.is_empty() => Err(invalid("a fetch names no partition")),
+        Call::ElectLeaders(request)
+            if request.kind == ElectionKind::Unclean && request.partitions.is_empty() =>
+        {
+            Err(invalid("an unclean election names its partitions"))
+        }
         Call::Fetch(mut request) => {
             request.max_bytes = request.max_bytes.min(options.fetch_bytes_max);
             request.min_bytes = request.min_bytes.min(request.max_bytes);
@@ -135,7 +151,8 @@ impl Call {
             Self::DeleteRecords(r) => {
                 r.partitions.iter().try_for_each(|p| ask(Operation::Delete, Resource::Topic(&p.of.topic)))
             }
-            Self::DescribeNode(_) => ask(Operation::Describe, Resource::Cluster),
+            Self::DescribeNode(_) | Self::DescribeCluster(_) => ask(Operation::Describe, Resource::Cluster),
+            Self::ChangeCluster { .. } | Self::ElectLeaders(_) => ask(Operation::Alter, Resource::Cluster),
         }
     }
 
@@ -182,6 +199,15 @@ impl Call {
             Self::DescribeNode(r) => {
                 framed::<DescribeNodeRequest, B>(correlation_id, backend.describe_node(caller, r))
             }
+            Self::DescribeCluster(r) => {
+                framed::<DescribeClusterRequest, B>(correlation_id, backend.describe_cluster(caller, r))
+            }
+            Self::ChangeCluster { api, change } => {
+                framed_as(api, correlation_id, backend.change_cluster(caller, change))
+            }
+            Self::ElectLeaders(r) => {
+                framed::<ElectLeadersRequest, B>(correlation_id, backend.elect_leaders(caller, r))
+            }
         }
     }
 }
@@ -191,11 +217,15 @@ fn framed<R: Request + 'static, B: Backend>(
     correlation_id: u32,
     answer: Answer<R::Response>,
 ) -> Work<B::ProduceAck> {
+    framed_as(R::API, correlation_id, answer)
+}
+
+fn framed_as<M: Message + 'static, A>(api: Api, correlation_id: u32, answer: Answer<M>) -> Work<A> {
     let encoded: Pin<Box<dyn Future<Output = Encoded>>> = Box::pin(async move {
         let outcome = answer.await;
         let (mut encoder, mut frame) = (Encoder::default(), Vec::new());
         match &outcome {
-            Ok(response) => encoder.response(&mut frame, R::API, correlation_id, response),
+            Ok(response) => encoder.response(&mut frame, api, correlation_id, response),
             Err(failure) => encoder.failure(&mut frame, correlation_id, failure),
         }
         Encoded { frame, is_failure: outcome.is_err() }

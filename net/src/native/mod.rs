@@ -17,7 +17,8 @@ pub mod transport;
 mod unsent;
 
 pub use backend::{
-    Access, Answer, Backend, Caller, FetchAnswer, FetchedPartition, Operation, Principal, Records, Resource,
+    Access, Answer, Backend, Caller, ClusterChange, FetchAnswer, FetchedPartition, Operation, Principal,
+    Records, Resource,
 };
 pub use counters::{ConnectionStats, Connections, Traffic};
 pub use options::{SessionOptions, SessionOptionsError};

@@ -74,6 +74,7 @@ impl Outbox {
                 high_watermark: p.high_watermark,
                 log_start_offset: p.log_start_offset,
                 leader_epoch: p.leader_epoch,
+                diverged: p.diverged,
             }
         });
         let response = FetchResponse { throttle_ms: answer.throttle_ms, partitions: partitions.collect() };

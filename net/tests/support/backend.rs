@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use corelog_net::native::{
-    Access, Answer, Backend, Caller, FetchAnswer, FetchedPartition, Records, Resource,
+    Access, Answer, Backend, Caller, ClusterChange, FetchAnswer, FetchedPartition, Records, Resource,
 };
 use corelog_schemas::messages::*;
 use corelog_schemas::{ErrorCode, Failure};
@@ -162,7 +162,13 @@ impl Backend for FakeBackend {
 
     fn metadata(&self, _: &Rc<Caller>, _: MetadataRequest) -> Answer<MetadataResponse> {
         let cluster_id = "c".to_owned();
-        ready(Ok(MetadataResponse { version: 7, cluster_id, shards: vec![], topics: vec![] }))
+        ready(Ok(MetadataResponse {
+            version: 7,
+            cluster_id,
+            shards: vec![],
+            topics: vec![],
+            controller_node: None,
+        }))
     }
 
     fn list_offsets(&self, _: &Rc<Caller>, _: ListOffsetsRequest) -> Answer<ListOffsetsResponse> {
@@ -203,5 +209,21 @@ impl Backend for FakeBackend {
 
     fn describe_node(&self, _: &Rc<Caller>, _: DescribeNodeRequest) -> Answer<DescribeNodeResponse> {
         ready(Err(ErrorCode::MetadataUnavailable.into()))
+    }
+
+    fn describe_cluster(&self, _: &Rc<Caller>, _: DescribeClusterRequest) -> Answer<DescribeClusterResponse> {
+        ready(Err(ErrorCode::MetadataUnavailable.into()))
+    }
+
+    fn change_cluster(&self, _: &Rc<Caller>, change: ClusterChange) -> Answer<ClusterChangeResponse> {
+        let node = match change {
+            ClusterChange::DrainNode(drain) => Some(drain.node),
+            _ => None,
+        };
+        ready(Ok(ClusterChangeResponse { failure: None, is_unchanged: false, node }))
+    }
+
+    fn elect_leaders(&self, _: &Rc<Caller>, _: ElectLeadersRequest) -> Answer<ElectLeadersResponse> {
+        ready(Ok(ElectLeadersResponse { results: vec![] }))
     }
 }

@@ -199,6 +199,7 @@ pub fn fetch(max_bytes: u32) -> FetchRequest {
             fetch_offset: 0,
             max_bytes,
             leader_epoch: None,
+            last_epoch: None,
         }],
     }
 }

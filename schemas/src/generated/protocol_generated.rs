@@ -13,10 +13,10 @@ pub mod wire {
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_ERROR_CODE: u16 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_ERROR_CODE: u16 = 70;
+pub const ENUM_MAX_ERROR_CODE: u16 = 73;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 37] = [
+pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 40] = [
   ErrorCode::None,
   ErrorCode::Unknown,
   ErrorCode::CorruptFrame,
@@ -54,6 +54,9 @@ pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 37] = [
   ErrorCode::DiskFull,
   ErrorCode::StorageFailed,
   ErrorCode::MetadataUnavailable,
+  ErrorCode::UnknownNode,
+  ErrorCode::InvalidReplica,
+  ErrorCode::ElectionRefused,
 ];
 
 /// Why something failed; `docs/protocol.md` says for each code what to do and whether a retry can help.
@@ -100,9 +103,12 @@ impl ErrorCode {
   pub const DiskFull: Self = Self(60);
   pub const StorageFailed: Self = Self(61);
   pub const MetadataUnavailable: Self = Self(70);
+  pub const UnknownNode: Self = Self(71);
+  pub const InvalidReplica: Self = Self(72);
+  pub const ElectionRefused: Self = Self(73);
 
   pub const ENUM_MIN: u16 = 0;
-  pub const ENUM_MAX: u16 = 70;
+  pub const ENUM_MAX: u16 = 73;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::None,
     Self::Unknown,
@@ -141,6 +147,9 @@ impl ErrorCode {
     Self::DiskFull,
     Self::StorageFailed,
     Self::MetadataUnavailable,
+    Self::UnknownNode,
+    Self::InvalidReplica,
+    Self::ElectionRefused,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -182,6 +191,9 @@ impl ErrorCode {
       Self::DiskFull => Some("DiskFull"),
       Self::StorageFailed => Some("StorageFailed"),
       Self::MetadataUnavailable => Some("MetadataUnavailable"),
+      Self::UnknownNode => Some("UnknownNode"),
+      Self::InvalidReplica => Some("InvalidReplica"),
+      Self::ElectionRefused => Some("ElectionRefused"),
       _ => None,
     }
   }
@@ -327,6 +339,188 @@ impl<'a> ::flatbuffers::Verifiable for OffsetSpec {
 }
 
 impl ::flatbuffers::SimpleToVerifyInSlice for OffsetSpec {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_NODE_STATE: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_NODE_STATE: u8 = 3;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_NODE_STATE: [NodeState; 4] = [
+  NodeState::Live,
+  NodeState::Stopping,
+  NodeState::Suspected,
+  NodeState::Gone,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct NodeState(pub u8);
+#[allow(non_upper_case_globals)]
+impl NodeState {
+  /// Registered, and nobody says otherwise.
+  pub const Live: Self = Self(0);
+  /// About to stop: leadership leaves it first.
+  pub const Stopping: Self = Self(1);
+  /// Registered still, but other nodes are refused by it.
+  pub const Suspected: Self = Self(2);
+  /// Known, and not running.
+  pub const Gone: Self = Self(3);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Live,
+    Self::Stopping,
+    Self::Suspected,
+    Self::Gone,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Live => Some("Live"),
+      Self::Stopping => Some("Stopping"),
+      Self::Suspected => Some("Suspected"),
+      Self::Gone => Some("Gone"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for NodeState {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for NodeState {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for NodeState {
+    type Output = NodeState;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for NodeState {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for NodeState {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for NodeState {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_ELECTION_KIND: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_ELECTION_KIND: u8 = 1;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_ELECTION_KIND: [ElectionKind; 2] = [
+  ElectionKind::Preferred,
+  ElectionKind::Unclean,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct ElectionKind(pub u8);
+#[allow(non_upper_case_globals)]
+impl ElectionKind {
+  /// The first of the replicas, if it is in sync.
+  pub const Preferred: Self = Self(0);
+  /// A replica that may lack acked records: they are given up. Only while none that has them all can lead.
+  pub const Unclean: Self = Self(1);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 1;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Preferred,
+    Self::Unclean,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Preferred => Some("Preferred"),
+      Self::Unclean => Some("Unclean"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for ElectionKind {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for ElectionKind {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for ElectionKind {
+    type Output = ElectionKind;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for ElectionKind {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ElectionKind {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ElectionKind {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_STREAM_ANSWER_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
@@ -2662,6 +2856,7 @@ impl<'a> FetchPartition<'a> {
   pub const VT_FETCH_OFFSET: ::flatbuffers::VOffsetT = 10;
   pub const VT_MAX_BYTES: ::flatbuffers::VOffsetT = 12;
   pub const VT_LEADER_EPOCH: ::flatbuffers::VOffsetT = 14;
+  pub const VT_LAST_EPOCH: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2674,6 +2869,7 @@ impl<'a> FetchPartition<'a> {
   ) -> ::flatbuffers::WIPOffset<FetchPartition<'bldr>> {
     let mut builder = FetchPartitionBuilder::new(_fbb);
     builder.add_fetch_offset(args.fetch_offset);
+    if let Some(x) = args.last_epoch { builder.add_last_epoch(x); }
     if let Some(x) = args.leader_epoch { builder.add_leader_epoch(x); }
     builder.add_max_bytes(args.max_bytes);
     builder.add_partition(args.partition);
@@ -2728,6 +2924,15 @@ impl<'a> FetchPartition<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(FetchPartition::VT_LEADER_EPOCH, None)}
   }
+  /// Leader epoch of the last batch that the client has read before `fetch_offset`. If the leader's log has another one
+  /// there, records were given up in an unclean election, and the answer says where (`diverged`). Absent: no check.
+  #[inline]
+  pub fn last_epoch(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(FetchPartition::VT_LAST_EPOCH, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for FetchPartition<'_> {
@@ -2742,6 +2947,7 @@ impl ::flatbuffers::Verifiable for FetchPartition<'_> {
      .visit_field::<u64>("fetch_offset", Self::VT_FETCH_OFFSET, false)?
      .visit_field::<u32>("max_bytes", Self::VT_MAX_BYTES, false)?
      .visit_field::<u32>("leader_epoch", Self::VT_LEADER_EPOCH, false)?
+     .visit_field::<u32>("last_epoch", Self::VT_LAST_EPOCH, false)?
      .finish();
     Ok(())
   }
@@ -2753,6 +2959,7 @@ pub struct FetchPartitionArgs<'a> {
     pub fetch_offset: u64,
     pub max_bytes: u32,
     pub leader_epoch: Option<u32>,
+    pub last_epoch: Option<u32>,
 }
 impl<'a> Default for FetchPartitionArgs<'a> {
   #[inline]
@@ -2764,6 +2971,7 @@ impl<'a> Default for FetchPartitionArgs<'a> {
       fetch_offset: 0,
       max_bytes: 1048576,
       leader_epoch: None,
+      last_epoch: None,
     }
   }
 }
@@ -2798,6 +3006,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FetchPartitionBuilder<'a, 'b,
     self.fbb_.push_slot_always::<u32>(FetchPartition::VT_LEADER_EPOCH, leader_epoch);
   }
   #[inline]
+  pub fn add_last_epoch(&mut self, last_epoch: u32) {
+    self.fbb_.push_slot_always::<u32>(FetchPartition::VT_LAST_EPOCH, last_epoch);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FetchPartitionBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     FetchPartitionBuilder {
@@ -2821,6 +3033,7 @@ impl ::core::fmt::Debug for FetchPartition<'_> {
       ds.field("fetch_offset", &self.fetch_offset());
       ds.field("max_bytes", &self.max_bytes());
       ds.field("leader_epoch", &self.leader_epoch());
+      ds.field("last_epoch", &self.last_epoch());
       ds.finish()
   }
 }
@@ -2974,6 +3187,122 @@ impl ::core::fmt::Debug for FetchRequest<'_> {
       ds.finish()
   }
 }
+pub enum DivergenceOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// What the client has read from here on is not in the leader's log: read again from `end_offset`.
+pub struct Divergence<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Divergence<'a> {
+  type Inner = Divergence<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Divergence<'a> {
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 4;
+  pub const VT_END_OFFSET: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Divergence { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DivergenceArgs
+  ) -> ::flatbuffers::WIPOffset<Divergence<'bldr>> {
+    let mut builder = DivergenceBuilder::new(_fbb);
+    builder.add_end_offset(args.end_offset);
+    builder.add_epoch(args.epoch);
+    builder.finish()
+  }
+
+
+  /// The newest epoch, not above `last_epoch`, that the leader's log has ...
+  #[inline]
+  pub fn epoch(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Divergence::VT_EPOCH, Some(0)).unwrap()}
+  }
+  /// ... and where it ends.
+  #[inline]
+  pub fn end_offset(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Divergence::VT_END_OFFSET, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Divergence<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<u64>("end_offset", Self::VT_END_OFFSET, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DivergenceArgs {
+    pub epoch: u32,
+    pub end_offset: u64,
+}
+impl<'a> Default for DivergenceArgs {
+  #[inline]
+  fn default() -> Self {
+    DivergenceArgs {
+      epoch: 0,
+      end_offset: 0,
+    }
+  }
+}
+
+pub struct DivergenceBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DivergenceBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u32) {
+    self.fbb_.push_slot::<u32>(Divergence::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn add_end_offset(&mut self, end_offset: u64) {
+    self.fbb_.push_slot::<u64>(Divergence::VT_END_OFFSET, end_offset, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DivergenceBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DivergenceBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Divergence<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Divergence<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Divergence");
+      ds.field("epoch", &self.epoch());
+      ds.field("end_offset", &self.end_offset());
+      ds.finish()
+  }
+}
 pub enum FetchPartitionResultOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -2996,6 +3325,7 @@ impl<'a> FetchPartitionResult<'a> {
   pub const VT_HIGH_WATERMARK: ::flatbuffers::VOffsetT = 10;
   pub const VT_LOG_START_OFFSET: ::flatbuffers::VOffsetT = 12;
   pub const VT_LEADER_EPOCH: ::flatbuffers::VOffsetT = 14;
+  pub const VT_DIVERGED: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3009,6 +3339,7 @@ impl<'a> FetchPartitionResult<'a> {
     let mut builder = FetchPartitionResultBuilder::new(_fbb);
     if let Some(x) = args.log_start_offset { builder.add_log_start_offset(x); }
     if let Some(x) = args.high_watermark { builder.add_high_watermark(x); }
+    if let Some(x) = args.diverged { builder.add_diverged(x); }
     if let Some(x) = args.leader_epoch { builder.add_leader_epoch(x); }
     builder.add_records_bytes(args.records_bytes);
     if let Some(x) = args.message { builder.add_message(x); }
@@ -3062,6 +3393,14 @@ impl<'a> FetchPartitionResult<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(FetchPartitionResult::VT_LEADER_EPOCH, None)}
   }
+  /// Set, without records and without error, if the client's position is not in the leader's log any more.
+  #[inline]
+  pub fn diverged(&self) -> Option<Divergence<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Divergence>>(FetchPartitionResult::VT_DIVERGED, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for FetchPartitionResult<'_> {
@@ -3076,6 +3415,7 @@ impl ::flatbuffers::Verifiable for FetchPartitionResult<'_> {
      .visit_field::<u64>("high_watermark", Self::VT_HIGH_WATERMARK, false)?
      .visit_field::<u64>("log_start_offset", Self::VT_LOG_START_OFFSET, false)?
      .visit_field::<u32>("leader_epoch", Self::VT_LEADER_EPOCH, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Divergence>>("diverged", Self::VT_DIVERGED, false)?
      .finish();
     Ok(())
   }
@@ -3087,6 +3427,7 @@ pub struct FetchPartitionResultArgs<'a> {
     pub high_watermark: Option<u64>,
     pub log_start_offset: Option<u64>,
     pub leader_epoch: Option<u32>,
+    pub diverged: Option<::flatbuffers::WIPOffset<Divergence<'a>>>,
 }
 impl<'a> Default for FetchPartitionResultArgs<'a> {
   #[inline]
@@ -3098,6 +3439,7 @@ impl<'a> Default for FetchPartitionResultArgs<'a> {
       high_watermark: None,
       log_start_offset: None,
       leader_epoch: None,
+      diverged: None,
     }
   }
 }
@@ -3132,6 +3474,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FetchPartitionResultBuilder<'
     self.fbb_.push_slot_always::<u32>(FetchPartitionResult::VT_LEADER_EPOCH, leader_epoch);
   }
   #[inline]
+  pub fn add_diverged(&mut self, diverged: ::flatbuffers::WIPOffset<Divergence<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Divergence>>(FetchPartitionResult::VT_DIVERGED, diverged);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FetchPartitionResultBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     FetchPartitionResultBuilder {
@@ -3155,6 +3501,7 @@ impl ::core::fmt::Debug for FetchPartitionResult<'_> {
       ds.field("high_watermark", &self.high_watermark());
       ds.field("log_start_offset", &self.log_start_offset());
       ds.field("leader_epoch", &self.leader_epoch());
+      ds.field("diverged", &self.diverged());
       ds.finish()
   }
 }
@@ -3557,6 +3904,8 @@ impl<'a> PartitionMetadata<'a> {
   pub const VT_LEADER_SHARD: ::flatbuffers::VOffsetT = 10;
   pub const VT_LEADER_EPOCH: ::flatbuffers::VOffsetT = 12;
   pub const VT_LOG_START_OFFSET: ::flatbuffers::VOffsetT = 14;
+  pub const VT_REPLICAS: ::flatbuffers::VOffsetT = 16;
+  pub const VT_IN_SYNC: ::flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3565,10 +3914,12 @@ impl<'a> PartitionMetadata<'a> {
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
     _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args PartitionMetadataArgs
+    args: &'args PartitionMetadataArgs<'args>
   ) -> ::flatbuffers::WIPOffset<PartitionMetadata<'bldr>> {
     let mut builder = PartitionMetadataBuilder::new(_fbb);
     if let Some(x) = args.log_start_offset { builder.add_log_start_offset(x); }
+    if let Some(x) = args.in_sync { builder.add_in_sync(x); }
+    if let Some(x) = args.replicas { builder.add_replicas(x); }
     builder.add_leader_epoch(args.leader_epoch);
     builder.add_leader_node(args.leader_node);
     builder.add_partition(args.partition);
@@ -3622,6 +3973,21 @@ impl<'a> PartitionMetadata<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(PartitionMetadata::VT_LOG_START_OFFSET, None)}
   }
+  /// Nodes that have a replica, the preferred leader first; and those of them that are in sync.
+  #[inline]
+  pub fn replicas(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(PartitionMetadata::VT_REPLICAS, None)}
+  }
+  #[inline]
+  pub fn in_sync(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(PartitionMetadata::VT_IN_SYNC, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PartitionMetadata<'_> {
@@ -3636,19 +4002,23 @@ impl ::flatbuffers::Verifiable for PartitionMetadata<'_> {
      .visit_field::<u16>("leader_shard", Self::VT_LEADER_SHARD, false)?
      .visit_field::<u32>("leader_epoch", Self::VT_LEADER_EPOCH, false)?
      .visit_field::<u64>("log_start_offset", Self::VT_LOG_START_OFFSET, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("replicas", Self::VT_REPLICAS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("in_sync", Self::VT_IN_SYNC, false)?
      .finish();
     Ok(())
   }
 }
-pub struct PartitionMetadataArgs {
+pub struct PartitionMetadataArgs<'a> {
     pub error: ErrorCode,
     pub partition: u32,
     pub leader_node: u32,
     pub leader_shard: u16,
     pub leader_epoch: u32,
     pub log_start_offset: Option<u64>,
+    pub replicas: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub in_sync: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
 }
-impl<'a> Default for PartitionMetadataArgs {
+impl<'a> Default for PartitionMetadataArgs<'a> {
   #[inline]
   fn default() -> Self {
     PartitionMetadataArgs {
@@ -3658,6 +4028,8 @@ impl<'a> Default for PartitionMetadataArgs {
       leader_shard: 0,
       leader_epoch: 0,
       log_start_offset: None,
+      replicas: None,
+      in_sync: None,
     }
   }
 }
@@ -3692,6 +4064,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PartitionMetadataBuilder<'a, 
     self.fbb_.push_slot_always::<u64>(PartitionMetadata::VT_LOG_START_OFFSET, log_start_offset);
   }
   #[inline]
+  pub fn add_replicas(&mut self, replicas: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionMetadata::VT_REPLICAS, replicas);
+  }
+  #[inline]
+  pub fn add_in_sync(&mut self, in_sync: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionMetadata::VT_IN_SYNC, in_sync);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PartitionMetadataBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PartitionMetadataBuilder {
@@ -3715,6 +4095,8 @@ impl ::core::fmt::Debug for PartitionMetadata<'_> {
       ds.field("leader_shard", &self.leader_shard());
       ds.field("leader_epoch", &self.leader_epoch());
       ds.field("log_start_offset", &self.log_start_offset());
+      ds.field("replicas", &self.replicas());
+      ds.field("in_sync", &self.in_sync());
       ds.finish()
   }
 }
@@ -3903,6 +4285,7 @@ impl<'a> MetadataResponse<'a> {
   pub const VT_CLUSTER_ID: ::flatbuffers::VOffsetT = 6;
   pub const VT_SHARDS: ::flatbuffers::VOffsetT = 8;
   pub const VT_TOPICS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_CONTROLLER_NODE: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3915,6 +4298,7 @@ impl<'a> MetadataResponse<'a> {
   ) -> ::flatbuffers::WIPOffset<MetadataResponse<'bldr>> {
     let mut builder = MetadataResponseBuilder::new(_fbb);
     builder.add_version(args.version);
+    if let Some(x) = args.controller_node { builder.add_controller_node(x); }
     if let Some(x) = args.topics { builder.add_topics(x); }
     if let Some(x) = args.shards { builder.add_shards(x); }
     if let Some(x) = args.cluster_id { builder.add_cluster_id(x); }
@@ -3937,6 +4321,7 @@ impl<'a> MetadataResponse<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(MetadataResponse::VT_CLUSTER_ID, None)}
   }
+  /// Of every node that runs.
   #[inline]
   pub fn shards(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardAddress<'a>>>> {
     // Safety:
@@ -3951,6 +4336,13 @@ impl<'a> MetadataResponse<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TopicMetadata>>>>(MetadataResponse::VT_TOPICS, None)}
   }
+  #[inline]
+  pub fn controller_node(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(MetadataResponse::VT_CONTROLLER_NODE, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for MetadataResponse<'_> {
@@ -3963,6 +4355,7 @@ impl ::flatbuffers::Verifiable for MetadataResponse<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("cluster_id", Self::VT_CLUSTER_ID, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ShardAddress>>>>("shards", Self::VT_SHARDS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<TopicMetadata>>>>("topics", Self::VT_TOPICS, false)?
+     .visit_field::<u32>("controller_node", Self::VT_CONTROLLER_NODE, false)?
      .finish();
     Ok(())
   }
@@ -3972,6 +4365,7 @@ pub struct MetadataResponseArgs<'a> {
     pub cluster_id: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub shards: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardAddress<'a>>>>>,
     pub topics: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TopicMetadata<'a>>>>>,
+    pub controller_node: Option<u32>,
 }
 impl<'a> Default for MetadataResponseArgs<'a> {
   #[inline]
@@ -3981,6 +4375,7 @@ impl<'a> Default for MetadataResponseArgs<'a> {
       cluster_id: None,
       shards: None,
       topics: None,
+      controller_node: None,
     }
   }
 }
@@ -4007,6 +4402,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MetadataResponseBuilder<'a, '
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MetadataResponse::VT_TOPICS, topics);
   }
   #[inline]
+  pub fn add_controller_node(&mut self, controller_node: u32) {
+    self.fbb_.push_slot_always::<u32>(MetadataResponse::VT_CONTROLLER_NODE, controller_node);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MetadataResponseBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     MetadataResponseBuilder {
@@ -4028,6 +4427,7 @@ impl ::core::fmt::Debug for MetadataResponse<'_> {
       ds.field("cluster_id", &self.cluster_id());
       ds.field("shards", &self.shards());
       ds.field("topics", &self.topics());
+      ds.field("controller_node", &self.controller_node());
       ds.finish()
   }
 }
@@ -6579,9 +6979,246 @@ impl ::core::fmt::Debug for DescribeTopicsRequest<'_> {
       ds.finish()
   }
 }
+pub enum ReplicaDescriptionOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ReplicaDescription<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReplicaDescription<'a> {
+  type Inner = ReplicaDescription<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReplicaDescription<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 6;
+  pub const VT_IS_LEADER: ::flatbuffers::VOffsetT = 8;
+  pub const VT_IN_SYNC: ::flatbuffers::VOffsetT = 10;
+  pub const VT_IS_LIVE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_LOG_END_OFFSET: ::flatbuffers::VOffsetT = 14;
+  pub const VT_LAG_RECORDS: ::flatbuffers::VOffsetT = 16;
+  pub const VT_LAG_MS: ::flatbuffers::VOffsetT = 18;
+  pub const VT_TROUBLE: ::flatbuffers::VOffsetT = 20;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReplicaDescription { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReplicaDescriptionArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ReplicaDescription<'bldr>> {
+    let mut builder = ReplicaDescriptionBuilder::new(_fbb);
+    if let Some(x) = args.lag_ms { builder.add_lag_ms(x); }
+    if let Some(x) = args.lag_records { builder.add_lag_records(x); }
+    if let Some(x) = args.log_end_offset { builder.add_log_end_offset(x); }
+    if let Some(x) = args.trouble { builder.add_trouble(x); }
+    builder.add_node(args.node);
+    builder.add_shard(args.shard);
+    builder.add_is_live(args.is_live);
+    builder.add_in_sync(args.in_sync);
+    builder.add_is_leader(args.is_leader);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ReplicaDescription::VT_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn shard(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(ReplicaDescription::VT_SHARD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn is_leader(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ReplicaDescription::VT_IS_LEADER, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn in_sync(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ReplicaDescription::VT_IN_SYNC, Some(false)).unwrap()}
+  }
+  /// Its node runs.
+  #[inline]
+  pub fn is_live(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ReplicaDescription::VT_IS_LIVE, Some(false)).unwrap()}
+  }
+  /// As the leader knows it; absent if another node leads, or nothing has come from the replica yet.
+  #[inline]
+  pub fn log_end_offset(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReplicaDescription::VT_LOG_END_OFFSET, None)}
+  }
+  /// Records that it lacks, and for how long it has lacked some.
+  #[inline]
+  pub fn lag_records(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReplicaDescription::VT_LAG_RECORDS, None)}
+  }
+  #[inline]
+  pub fn lag_ms(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReplicaDescription::VT_LAG_MS, None)}
+  }
+  /// What is wrong with it, if anything is.
+  #[inline]
+  pub fn trouble(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ReplicaDescription::VT_TROUBLE, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ReplicaDescription<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .visit_field::<u16>("shard", Self::VT_SHARD, false)?
+     .visit_field::<bool>("is_leader", Self::VT_IS_LEADER, false)?
+     .visit_field::<bool>("in_sync", Self::VT_IN_SYNC, false)?
+     .visit_field::<bool>("is_live", Self::VT_IS_LIVE, false)?
+     .visit_field::<u64>("log_end_offset", Self::VT_LOG_END_OFFSET, false)?
+     .visit_field::<u64>("lag_records", Self::VT_LAG_RECORDS, false)?
+     .visit_field::<u64>("lag_ms", Self::VT_LAG_MS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("trouble", Self::VT_TROUBLE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReplicaDescriptionArgs<'a> {
+    pub node: u32,
+    pub shard: u16,
+    pub is_leader: bool,
+    pub in_sync: bool,
+    pub is_live: bool,
+    pub log_end_offset: Option<u64>,
+    pub lag_records: Option<u64>,
+    pub lag_ms: Option<u64>,
+    pub trouble: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for ReplicaDescriptionArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ReplicaDescriptionArgs {
+      node: 0,
+      shard: 0,
+      is_leader: false,
+      in_sync: false,
+      is_live: false,
+      log_end_offset: None,
+      lag_records: None,
+      lag_ms: None,
+      trouble: None,
+    }
+  }
+}
+
+pub struct ReplicaDescriptionBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReplicaDescriptionBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot::<u32>(ReplicaDescription::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_shard(&mut self, shard: u16) {
+    self.fbb_.push_slot::<u16>(ReplicaDescription::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_is_leader(&mut self, is_leader: bool) {
+    self.fbb_.push_slot::<bool>(ReplicaDescription::VT_IS_LEADER, is_leader, false);
+  }
+  #[inline]
+  pub fn add_in_sync(&mut self, in_sync: bool) {
+    self.fbb_.push_slot::<bool>(ReplicaDescription::VT_IN_SYNC, in_sync, false);
+  }
+  #[inline]
+  pub fn add_is_live(&mut self, is_live: bool) {
+    self.fbb_.push_slot::<bool>(ReplicaDescription::VT_IS_LIVE, is_live, false);
+  }
+  #[inline]
+  pub fn add_log_end_offset(&mut self, log_end_offset: u64) {
+    self.fbb_.push_slot_always::<u64>(ReplicaDescription::VT_LOG_END_OFFSET, log_end_offset);
+  }
+  #[inline]
+  pub fn add_lag_records(&mut self, lag_records: u64) {
+    self.fbb_.push_slot_always::<u64>(ReplicaDescription::VT_LAG_RECORDS, lag_records);
+  }
+  #[inline]
+  pub fn add_lag_ms(&mut self, lag_ms: u64) {
+    self.fbb_.push_slot_always::<u64>(ReplicaDescription::VT_LAG_MS, lag_ms);
+  }
+  #[inline]
+  pub fn add_trouble(&mut self, trouble: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ReplicaDescription::VT_TROUBLE, trouble);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReplicaDescriptionBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReplicaDescriptionBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReplicaDescription<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReplicaDescription<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReplicaDescription");
+      ds.field("node", &self.node());
+      ds.field("shard", &self.shard());
+      ds.field("is_leader", &self.is_leader());
+      ds.field("in_sync", &self.in_sync());
+      ds.field("is_live", &self.is_live());
+      ds.field("log_end_offset", &self.log_end_offset());
+      ds.field("lag_records", &self.lag_records());
+      ds.field("lag_ms", &self.lag_ms());
+      ds.field("trouble", &self.trouble());
+      ds.finish()
+  }
+}
 pub enum PartitionDescriptionOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
+/// Offsets, sizes and lags are known by the node that leads: ask that one. Others leave them out.
 pub struct PartitionDescription<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -6608,6 +7245,7 @@ impl<'a> PartitionDescription<'a> {
   pub const VT_LOG_BYTES: ::flatbuffers::VOffsetT = 24;
   pub const VT_SEGMENTS: ::flatbuffers::VOffsetT = 26;
   pub const VT_DATA_DIR: ::flatbuffers::VOffsetT = 28;
+  pub const VT_REPLICAS: ::flatbuffers::VOffsetT = 30;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -6624,6 +7262,7 @@ impl<'a> PartitionDescription<'a> {
     if let Some(x) = args.log_end_offset { builder.add_log_end_offset(x); }
     if let Some(x) = args.high_watermark { builder.add_high_watermark(x); }
     if let Some(x) = args.log_start_offset { builder.add_log_start_offset(x); }
+    if let Some(x) = args.replicas { builder.add_replicas(x); }
     if let Some(x) = args.data_dir { builder.add_data_dir(x); }
     builder.add_segments(args.segments);
     builder.add_leader_epoch(args.leader_epoch);
@@ -6729,6 +7368,14 @@ impl<'a> PartitionDescription<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(PartitionDescription::VT_DATA_DIR, None)}
   }
+  /// The preferred leader first.
+  #[inline]
+  pub fn replicas(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ReplicaDescription<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ReplicaDescription>>>>(PartitionDescription::VT_REPLICAS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PartitionDescription<'_> {
@@ -6750,6 +7397,7 @@ impl ::flatbuffers::Verifiable for PartitionDescription<'_> {
      .visit_field::<u64>("log_bytes", Self::VT_LOG_BYTES, false)?
      .visit_field::<u32>("segments", Self::VT_SEGMENTS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("data_dir", Self::VT_DATA_DIR, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ReplicaDescription>>>>("replicas", Self::VT_REPLICAS, false)?
      .finish();
     Ok(())
   }
@@ -6768,6 +7416,7 @@ pub struct PartitionDescriptionArgs<'a> {
     pub log_bytes: u64,
     pub segments: u32,
     pub data_dir: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub replicas: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ReplicaDescription<'a>>>>>,
 }
 impl<'a> Default for PartitionDescriptionArgs<'a> {
   #[inline]
@@ -6786,6 +7435,7 @@ impl<'a> Default for PartitionDescriptionArgs<'a> {
       log_bytes: 0,
       segments: 0,
       data_dir: None,
+      replicas: None,
     }
   }
 }
@@ -6848,6 +7498,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PartitionDescriptionBuilder<'
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionDescription::VT_DATA_DIR, data_dir);
   }
   #[inline]
+  pub fn add_replicas(&mut self, replicas: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<ReplicaDescription<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionDescription::VT_REPLICAS, replicas);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PartitionDescriptionBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PartitionDescriptionBuilder {
@@ -6878,6 +7532,7 @@ impl ::core::fmt::Debug for PartitionDescription<'_> {
       ds.field("log_bytes", &self.log_bytes());
       ds.field("segments", &self.segments());
       ds.field("data_dir", &self.data_dir());
+      ds.field("replicas", &self.replicas());
       ds.finish()
   }
 }
@@ -7917,6 +8572,2379 @@ impl ::core::fmt::Debug for DescribeNodeResponse<'_> {
       ds.field("metadata_version", &self.metadata_version());
       ds.field("shards", &self.shards());
       ds.field("data_dirs", &self.data_dirs());
+      ds.finish()
+  }
+}
+pub enum ClusterNodeOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ClusterNode<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ClusterNode<'a> {
+  type Inner = ClusterNode<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ClusterNode<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_STATE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_IS_DRAINED: ::flatbuffers::VOffsetT = 8;
+  pub const VT_SOFTWARE: ::flatbuffers::VOffsetT = 10;
+  pub const VT_STARTED_MS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_HOST: ::flatbuffers::VOffsetT = 14;
+  pub const VT_PORT: ::flatbuffers::VOffsetT = 16;
+  pub const VT_SHARDS: ::flatbuffers::VOffsetT = 18;
+  pub const VT_DATA_DIRS: ::flatbuffers::VOffsetT = 20;
+  pub const VT_REPLICAS: ::flatbuffers::VOffsetT = 22;
+  pub const VT_REPLICAS_IN_SYNC: ::flatbuffers::VOffsetT = 24;
+  pub const VT_LEADERS: ::flatbuffers::VOffsetT = 26;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ClusterNode { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ClusterNodeArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ClusterNode<'bldr>> {
+    let mut builder = ClusterNodeBuilder::new(_fbb);
+    builder.add_started_ms(args.started_ms);
+    builder.add_leaders(args.leaders);
+    builder.add_replicas_in_sync(args.replicas_in_sync);
+    builder.add_replicas(args.replicas);
+    if let Some(x) = args.host { builder.add_host(x); }
+    if let Some(x) = args.software { builder.add_software(x); }
+    builder.add_node(args.node);
+    builder.add_data_dirs(args.data_dirs);
+    builder.add_shards(args.shards);
+    builder.add_port(args.port);
+    builder.add_is_drained(args.is_drained);
+    builder.add_state(args.state);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ClusterNode::VT_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn state(&self) -> NodeState {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<NodeState>(ClusterNode::VT_STATE, Some(NodeState::Live)).unwrap()}
+  }
+  /// An operator has asked that it leads nothing.
+  #[inline]
+  pub fn is_drained(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ClusterNode::VT_IS_DRAINED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn software(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ClusterNode::VT_SOFTWARE, None)}
+  }
+  #[inline]
+  pub fn started_ms(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(ClusterNode::VT_STARTED_MS, Some(0)).unwrap()}
+  }
+  /// Where its first shard listens for clients.
+  #[inline]
+  pub fn host(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ClusterNode::VT_HOST, None)}
+  }
+  #[inline]
+  pub fn port(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(ClusterNode::VT_PORT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn shards(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(ClusterNode::VT_SHARDS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn data_dirs(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(ClusterNode::VT_DATA_DIRS, Some(0)).unwrap()}
+  }
+  /// Replicas placed on it, those of them that are in sync, and partitions that it leads.
+  #[inline]
+  pub fn replicas(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ClusterNode::VT_REPLICAS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn replicas_in_sync(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ClusterNode::VT_REPLICAS_IN_SYNC, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn leaders(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ClusterNode::VT_LEADERS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ClusterNode<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .visit_field::<NodeState>("state", Self::VT_STATE, false)?
+     .visit_field::<bool>("is_drained", Self::VT_IS_DRAINED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("software", Self::VT_SOFTWARE, false)?
+     .visit_field::<i64>("started_ms", Self::VT_STARTED_MS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("host", Self::VT_HOST, false)?
+     .visit_field::<u16>("port", Self::VT_PORT, false)?
+     .visit_field::<u16>("shards", Self::VT_SHARDS, false)?
+     .visit_field::<u16>("data_dirs", Self::VT_DATA_DIRS, false)?
+     .visit_field::<u32>("replicas", Self::VT_REPLICAS, false)?
+     .visit_field::<u32>("replicas_in_sync", Self::VT_REPLICAS_IN_SYNC, false)?
+     .visit_field::<u32>("leaders", Self::VT_LEADERS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ClusterNodeArgs<'a> {
+    pub node: u32,
+    pub state: NodeState,
+    pub is_drained: bool,
+    pub software: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub started_ms: i64,
+    pub host: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub port: u16,
+    pub shards: u16,
+    pub data_dirs: u16,
+    pub replicas: u32,
+    pub replicas_in_sync: u32,
+    pub leaders: u32,
+}
+impl<'a> Default for ClusterNodeArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ClusterNodeArgs {
+      node: 0,
+      state: NodeState::Live,
+      is_drained: false,
+      software: None,
+      started_ms: 0,
+      host: None,
+      port: 0,
+      shards: 0,
+      data_dirs: 0,
+      replicas: 0,
+      replicas_in_sync: 0,
+      leaders: 0,
+    }
+  }
+}
+
+pub struct ClusterNodeBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ClusterNodeBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot::<u32>(ClusterNode::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_state(&mut self, state: NodeState) {
+    self.fbb_.push_slot::<NodeState>(ClusterNode::VT_STATE, state, NodeState::Live);
+  }
+  #[inline]
+  pub fn add_is_drained(&mut self, is_drained: bool) {
+    self.fbb_.push_slot::<bool>(ClusterNode::VT_IS_DRAINED, is_drained, false);
+  }
+  #[inline]
+  pub fn add_software(&mut self, software: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterNode::VT_SOFTWARE, software);
+  }
+  #[inline]
+  pub fn add_started_ms(&mut self, started_ms: i64) {
+    self.fbb_.push_slot::<i64>(ClusterNode::VT_STARTED_MS, started_ms, 0);
+  }
+  #[inline]
+  pub fn add_host(&mut self, host: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterNode::VT_HOST, host);
+  }
+  #[inline]
+  pub fn add_port(&mut self, port: u16) {
+    self.fbb_.push_slot::<u16>(ClusterNode::VT_PORT, port, 0);
+  }
+  #[inline]
+  pub fn add_shards(&mut self, shards: u16) {
+    self.fbb_.push_slot::<u16>(ClusterNode::VT_SHARDS, shards, 0);
+  }
+  #[inline]
+  pub fn add_data_dirs(&mut self, data_dirs: u16) {
+    self.fbb_.push_slot::<u16>(ClusterNode::VT_DATA_DIRS, data_dirs, 0);
+  }
+  #[inline]
+  pub fn add_replicas(&mut self, replicas: u32) {
+    self.fbb_.push_slot::<u32>(ClusterNode::VT_REPLICAS, replicas, 0);
+  }
+  #[inline]
+  pub fn add_replicas_in_sync(&mut self, replicas_in_sync: u32) {
+    self.fbb_.push_slot::<u32>(ClusterNode::VT_REPLICAS_IN_SYNC, replicas_in_sync, 0);
+  }
+  #[inline]
+  pub fn add_leaders(&mut self, leaders: u32) {
+    self.fbb_.push_slot::<u32>(ClusterNode::VT_LEADERS, leaders, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ClusterNodeBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ClusterNodeBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ClusterNode<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ClusterNode<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ClusterNode");
+      ds.field("node", &self.node());
+      ds.field("state", &self.state());
+      ds.field("is_drained", &self.is_drained());
+      ds.field("software", &self.software());
+      ds.field("started_ms", &self.started_ms());
+      ds.field("host", &self.host());
+      ds.field("port", &self.port());
+      ds.field("shards", &self.shards());
+      ds.field("data_dirs", &self.data_dirs());
+      ds.field("replicas", &self.replicas());
+      ds.field("replicas_in_sync", &self.replicas_in_sync());
+      ds.field("leaders", &self.leaders());
+      ds.finish()
+  }
+}
+pub enum ReplicaTroubleOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// What a node says about one of its replicas.
+pub struct ReplicaTrouble<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReplicaTrouble<'a> {
+  type Inner = ReplicaTrouble<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReplicaTrouble<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_KIND: ::flatbuffers::VOffsetT = 6;
+  pub const VT_REASON: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReplicaTrouble { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReplicaTroubleArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ReplicaTrouble<'bldr>> {
+    let mut builder = ReplicaTroubleBuilder::new(_fbb);
+    if let Some(x) = args.reason { builder.add_reason(x); }
+    if let Some(x) = args.kind { builder.add_kind(x); }
+    builder.add_node(args.node);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ReplicaTrouble::VT_NODE, Some(0)).unwrap()}
+  }
+  /// In one word: lost, failed, unverified.
+  #[inline]
+  pub fn kind(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ReplicaTrouble::VT_KIND, None)}
+  }
+  #[inline]
+  pub fn reason(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ReplicaTrouble::VT_REASON, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ReplicaTrouble<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("kind", Self::VT_KIND, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("reason", Self::VT_REASON, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReplicaTroubleArgs<'a> {
+    pub node: u32,
+    pub kind: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub reason: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for ReplicaTroubleArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ReplicaTroubleArgs {
+      node: 0,
+      kind: None,
+      reason: None,
+    }
+  }
+}
+
+pub struct ReplicaTroubleBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReplicaTroubleBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot::<u32>(ReplicaTrouble::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_kind(&mut self, kind: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ReplicaTrouble::VT_KIND, kind);
+  }
+  #[inline]
+  pub fn add_reason(&mut self, reason: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ReplicaTrouble::VT_REASON, reason);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReplicaTroubleBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReplicaTroubleBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReplicaTrouble<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReplicaTrouble<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReplicaTrouble");
+      ds.field("node", &self.node());
+      ds.field("kind", &self.kind());
+      ds.field("reason", &self.reason());
+      ds.finish()
+  }
+}
+pub enum PartitionHealthOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// A partition without a leader, or with fewer replicas in sync than it has.
+pub struct PartitionHealth<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for PartitionHealth<'a> {
+  type Inner = PartitionHealth<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> PartitionHealth<'a> {
+  pub const VT_TOPIC_ID: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TOPIC: ::flatbuffers::VOffsetT = 6;
+  pub const VT_PARTITION: ::flatbuffers::VOffsetT = 8;
+  pub const VT_LEADER_NODE: ::flatbuffers::VOffsetT = 10;
+  pub const VT_LEADER_EPOCH: ::flatbuffers::VOffsetT = 12;
+  pub const VT_REPLICAS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_IN_SYNC: ::flatbuffers::VOffsetT = 16;
+  pub const VT_MIN_INSYNC_REPLICAS: ::flatbuffers::VOffsetT = 18;
+  pub const VT_TROUBLES: ::flatbuffers::VOffsetT = 20;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    PartitionHealth { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args PartitionHealthArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<PartitionHealth<'bldr>> {
+    let mut builder = PartitionHealthBuilder::new(_fbb);
+    if let Some(x) = args.troubles { builder.add_troubles(x); }
+    if let Some(x) = args.in_sync { builder.add_in_sync(x); }
+    if let Some(x) = args.replicas { builder.add_replicas(x); }
+    builder.add_leader_epoch(args.leader_epoch);
+    if let Some(x) = args.leader_node { builder.add_leader_node(x); }
+    builder.add_partition(args.partition);
+    if let Some(x) = args.topic { builder.add_topic(x); }
+    if let Some(x) = args.topic_id { builder.add_topic_id(x); }
+    builder.add_min_insync_replicas(args.min_insync_replicas);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn topic_id(&self) -> Option<&'a TopicId> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<TopicId>(PartitionHealth::VT_TOPIC_ID, None)}
+  }
+  #[inline]
+  pub fn topic(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(PartitionHealth::VT_TOPIC, None)}
+  }
+  #[inline]
+  pub fn partition(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(PartitionHealth::VT_PARTITION, Some(0)).unwrap()}
+  }
+  /// Absent: nobody leads it.
+  #[inline]
+  pub fn leader_node(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(PartitionHealth::VT_LEADER_NODE, None)}
+  }
+  #[inline]
+  pub fn leader_epoch(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(PartitionHealth::VT_LEADER_EPOCH, Some(0)).unwrap()}
+  }
+  /// Nodes, the preferred leader first.
+  #[inline]
+  pub fn replicas(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(PartitionHealth::VT_REPLICAS, None)}
+  }
+  #[inline]
+  pub fn in_sync(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(PartitionHealth::VT_IN_SYNC, None)}
+  }
+  #[inline]
+  pub fn min_insync_replicas(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(PartitionHealth::VT_MIN_INSYNC_REPLICAS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn troubles(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ReplicaTrouble<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ReplicaTrouble>>>>(PartitionHealth::VT_TROUBLES, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for PartitionHealth<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<TopicId>("topic_id", Self::VT_TOPIC_ID, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("topic", Self::VT_TOPIC, false)?
+     .visit_field::<u32>("partition", Self::VT_PARTITION, false)?
+     .visit_field::<u32>("leader_node", Self::VT_LEADER_NODE, false)?
+     .visit_field::<u32>("leader_epoch", Self::VT_LEADER_EPOCH, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("replicas", Self::VT_REPLICAS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("in_sync", Self::VT_IN_SYNC, false)?
+     .visit_field::<u16>("min_insync_replicas", Self::VT_MIN_INSYNC_REPLICAS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ReplicaTrouble>>>>("troubles", Self::VT_TROUBLES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct PartitionHealthArgs<'a> {
+    pub topic_id: Option<&'a TopicId>,
+    pub topic: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub partition: u32,
+    pub leader_node: Option<u32>,
+    pub leader_epoch: u32,
+    pub replicas: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub in_sync: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub min_insync_replicas: u16,
+    pub troubles: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ReplicaTrouble<'a>>>>>,
+}
+impl<'a> Default for PartitionHealthArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    PartitionHealthArgs {
+      topic_id: None,
+      topic: None,
+      partition: 0,
+      leader_node: None,
+      leader_epoch: 0,
+      replicas: None,
+      in_sync: None,
+      min_insync_replicas: 0,
+      troubles: None,
+    }
+  }
+}
+
+pub struct PartitionHealthBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PartitionHealthBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_topic_id(&mut self, topic_id: &TopicId) {
+    self.fbb_.push_slot_always::<&TopicId>(PartitionHealth::VT_TOPIC_ID, topic_id);
+  }
+  #[inline]
+  pub fn add_topic(&mut self, topic: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionHealth::VT_TOPIC, topic);
+  }
+  #[inline]
+  pub fn add_partition(&mut self, partition: u32) {
+    self.fbb_.push_slot::<u32>(PartitionHealth::VT_PARTITION, partition, 0);
+  }
+  #[inline]
+  pub fn add_leader_node(&mut self, leader_node: u32) {
+    self.fbb_.push_slot_always::<u32>(PartitionHealth::VT_LEADER_NODE, leader_node);
+  }
+  #[inline]
+  pub fn add_leader_epoch(&mut self, leader_epoch: u32) {
+    self.fbb_.push_slot::<u32>(PartitionHealth::VT_LEADER_EPOCH, leader_epoch, 0);
+  }
+  #[inline]
+  pub fn add_replicas(&mut self, replicas: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionHealth::VT_REPLICAS, replicas);
+  }
+  #[inline]
+  pub fn add_in_sync(&mut self, in_sync: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionHealth::VT_IN_SYNC, in_sync);
+  }
+  #[inline]
+  pub fn add_min_insync_replicas(&mut self, min_insync_replicas: u16) {
+    self.fbb_.push_slot::<u16>(PartitionHealth::VT_MIN_INSYNC_REPLICAS, min_insync_replicas, 0);
+  }
+  #[inline]
+  pub fn add_troubles(&mut self, troubles: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<ReplicaTrouble<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionHealth::VT_TROUBLES, troubles);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PartitionHealthBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    PartitionHealthBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<PartitionHealth<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for PartitionHealth<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("PartitionHealth");
+      ds.field("topic_id", &self.topic_id());
+      ds.field("topic", &self.topic());
+      ds.field("partition", &self.partition());
+      ds.field("leader_node", &self.leader_node());
+      ds.field("leader_epoch", &self.leader_epoch());
+      ds.field("replicas", &self.replicas());
+      ds.field("in_sync", &self.in_sync());
+      ds.field("min_insync_replicas", &self.min_insync_replicas());
+      ds.field("troubles", &self.troubles());
+      ds.finish()
+  }
+}
+pub enum DescribeClusterRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct DescribeClusterRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for DescribeClusterRequest<'a> {
+  type Inner = DescribeClusterRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> DescribeClusterRequest<'a> {
+  pub const VT_PARTITIONS_MAX: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    DescribeClusterRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DescribeClusterRequestArgs
+  ) -> ::flatbuffers::WIPOffset<DescribeClusterRequest<'bldr>> {
+    let mut builder = DescribeClusterRequestBuilder::new(_fbb);
+    builder.add_partitions_max(args.partitions_max);
+    builder.finish()
+  }
+
+
+  /// Most partitions to name of those that are not well.
+  #[inline]
+  pub fn partitions_max(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DescribeClusterRequest::VT_PARTITIONS_MAX, Some(1000)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for DescribeClusterRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("partitions_max", Self::VT_PARTITIONS_MAX, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DescribeClusterRequestArgs {
+    pub partitions_max: u32,
+}
+impl<'a> Default for DescribeClusterRequestArgs {
+  #[inline]
+  fn default() -> Self {
+    DescribeClusterRequestArgs {
+      partitions_max: 1000,
+    }
+  }
+}
+
+pub struct DescribeClusterRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DescribeClusterRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_partitions_max(&mut self, partitions_max: u32) {
+    self.fbb_.push_slot::<u32>(DescribeClusterRequest::VT_PARTITIONS_MAX, partitions_max, 1000);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DescribeClusterRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DescribeClusterRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<DescribeClusterRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for DescribeClusterRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("DescribeClusterRequest");
+      ds.field("partitions_max", &self.partitions_max());
+      ds.finish()
+  }
+}
+pub enum DescribeClusterResponseOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct DescribeClusterResponse<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for DescribeClusterResponse<'a> {
+  type Inner = DescribeClusterResponse<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> DescribeClusterResponse<'a> {
+  pub const VT_CLUSTER_ID: ::flatbuffers::VOffsetT = 4;
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_ANSWERING_NODE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_IS_ISOLATED: ::flatbuffers::VOffsetT = 10;
+  pub const VT_CONTROLLER_NODE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_CONTROLLER_EPOCH: ::flatbuffers::VOffsetT = 14;
+  pub const VT_NODES: ::flatbuffers::VOffsetT = 16;
+  pub const VT_TOPICS: ::flatbuffers::VOffsetT = 18;
+  pub const VT_PARTITIONS: ::flatbuffers::VOffsetT = 20;
+  pub const VT_OFFLINE: ::flatbuffers::VOffsetT = 22;
+  pub const VT_UNDER_REPLICATED: ::flatbuffers::VOffsetT = 24;
+  pub const VT_BELOW_MIN_INSYNC: ::flatbuffers::VOffsetT = 26;
+  pub const VT_NOT_PREFERRED: ::flatbuffers::VOffsetT = 28;
+  pub const VT_UNHEALTHY: ::flatbuffers::VOffsetT = 30;
+  pub const VT_TOPICS_WITH_ONE_REPLICA: ::flatbuffers::VOffsetT = 32;
+  pub const VT_PROBLEMS: ::flatbuffers::VOffsetT = 34;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    DescribeClusterResponse { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DescribeClusterResponseArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<DescribeClusterResponse<'bldr>> {
+    let mut builder = DescribeClusterResponseBuilder::new(_fbb);
+    builder.add_controller_epoch(args.controller_epoch);
+    builder.add_version(args.version);
+    if let Some(x) = args.problems { builder.add_problems(x); }
+    if let Some(x) = args.topics_with_one_replica { builder.add_topics_with_one_replica(x); }
+    if let Some(x) = args.unhealthy { builder.add_unhealthy(x); }
+    builder.add_not_preferred(args.not_preferred);
+    builder.add_below_min_insync(args.below_min_insync);
+    builder.add_under_replicated(args.under_replicated);
+    builder.add_offline(args.offline);
+    builder.add_partitions(args.partitions);
+    builder.add_topics(args.topics);
+    if let Some(x) = args.nodes { builder.add_nodes(x); }
+    if let Some(x) = args.controller_node { builder.add_controller_node(x); }
+    builder.add_answering_node(args.answering_node);
+    if let Some(x) = args.cluster_id { builder.add_cluster_id(x); }
+    builder.add_is_isolated(args.is_isolated);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn cluster_id(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(DescribeClusterResponse::VT_CLUSTER_ID, None)}
+  }
+  /// Version of what the node that answers knows.
+  #[inline]
+  pub fn version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(DescribeClusterResponse::VT_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn answering_node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DescribeClusterResponse::VT_ANSWERING_NODE, Some(0)).unwrap()}
+  }
+  /// The node that answers has no session with the coordination service: what it says may be old.
+  #[inline]
+  pub fn is_isolated(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(DescribeClusterResponse::VT_IS_ISOLATED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn controller_node(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DescribeClusterResponse::VT_CONTROLLER_NODE, None)}
+  }
+  #[inline]
+  pub fn controller_epoch(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(DescribeClusterResponse::VT_CONTROLLER_EPOCH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn nodes(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ClusterNode<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ClusterNode>>>>(DescribeClusterResponse::VT_NODES, None)}
+  }
+  #[inline]
+  pub fn topics(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DescribeClusterResponse::VT_TOPICS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn partitions(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DescribeClusterResponse::VT_PARTITIONS, Some(0)).unwrap()}
+  }
+  /// Without a leader.
+  #[inline]
+  pub fn offline(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DescribeClusterResponse::VT_OFFLINE, Some(0)).unwrap()}
+  }
+  /// With fewer replicas in sync than they have.
+  #[inline]
+  pub fn under_replicated(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DescribeClusterResponse::VT_UNDER_REPLICATED, Some(0)).unwrap()}
+  }
+  /// With fewer replicas in sync than acks = all asks for: not writable with it.
+  #[inline]
+  pub fn below_min_insync(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DescribeClusterResponse::VT_BELOW_MIN_INSYNC, Some(0)).unwrap()}
+  }
+  /// Led by another replica than the preferred one.
+  #[inline]
+  pub fn not_preferred(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DescribeClusterResponse::VT_NOT_PREFERRED, Some(0)).unwrap()}
+  }
+  /// Partitions that are not well, offline ones first.
+  #[inline]
+  pub fn unhealthy(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<PartitionHealth<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<PartitionHealth>>>>(DescribeClusterResponse::VT_UNHEALTHY, None)}
+  }
+  /// Topics that one lost disk takes with it, at most 1000.
+  #[inline]
+  pub fn topics_with_one_replica(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(DescribeClusterResponse::VT_TOPICS_WITH_ONE_REPLICA, None)}
+  }
+  /// What is stored and cannot be understood. A person should look.
+  #[inline]
+  pub fn problems(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(DescribeClusterResponse::VT_PROBLEMS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for DescribeClusterResponse<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("cluster_id", Self::VT_CLUSTER_ID, false)?
+     .visit_field::<u64>("version", Self::VT_VERSION, false)?
+     .visit_field::<u32>("answering_node", Self::VT_ANSWERING_NODE, false)?
+     .visit_field::<bool>("is_isolated", Self::VT_IS_ISOLATED, false)?
+     .visit_field::<u32>("controller_node", Self::VT_CONTROLLER_NODE, false)?
+     .visit_field::<u64>("controller_epoch", Self::VT_CONTROLLER_EPOCH, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ClusterNode>>>>("nodes", Self::VT_NODES, false)?
+     .visit_field::<u32>("topics", Self::VT_TOPICS, false)?
+     .visit_field::<u32>("partitions", Self::VT_PARTITIONS, false)?
+     .visit_field::<u32>("offline", Self::VT_OFFLINE, false)?
+     .visit_field::<u32>("under_replicated", Self::VT_UNDER_REPLICATED, false)?
+     .visit_field::<u32>("below_min_insync", Self::VT_BELOW_MIN_INSYNC, false)?
+     .visit_field::<u32>("not_preferred", Self::VT_NOT_PREFERRED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<PartitionHealth>>>>("unhealthy", Self::VT_UNHEALTHY, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("topics_with_one_replica", Self::VT_TOPICS_WITH_ONE_REPLICA, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("problems", Self::VT_PROBLEMS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DescribeClusterResponseArgs<'a> {
+    pub cluster_id: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub version: u64,
+    pub answering_node: u32,
+    pub is_isolated: bool,
+    pub controller_node: Option<u32>,
+    pub controller_epoch: u64,
+    pub nodes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ClusterNode<'a>>>>>,
+    pub topics: u32,
+    pub partitions: u32,
+    pub offline: u32,
+    pub under_replicated: u32,
+    pub below_min_insync: u32,
+    pub not_preferred: u32,
+    pub unhealthy: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<PartitionHealth<'a>>>>>,
+    pub topics_with_one_replica: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
+    pub problems: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
+}
+impl<'a> Default for DescribeClusterResponseArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    DescribeClusterResponseArgs {
+      cluster_id: None,
+      version: 0,
+      answering_node: 0,
+      is_isolated: false,
+      controller_node: None,
+      controller_epoch: 0,
+      nodes: None,
+      topics: 0,
+      partitions: 0,
+      offline: 0,
+      under_replicated: 0,
+      below_min_insync: 0,
+      not_preferred: 0,
+      unhealthy: None,
+      topics_with_one_replica: None,
+      problems: None,
+    }
+  }
+}
+
+pub struct DescribeClusterResponseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DescribeClusterResponseBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_cluster_id(&mut self, cluster_id: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(DescribeClusterResponse::VT_CLUSTER_ID, cluster_id);
+  }
+  #[inline]
+  pub fn add_version(&mut self, version: u64) {
+    self.fbb_.push_slot::<u64>(DescribeClusterResponse::VT_VERSION, version, 0);
+  }
+  #[inline]
+  pub fn add_answering_node(&mut self, answering_node: u32) {
+    self.fbb_.push_slot::<u32>(DescribeClusterResponse::VT_ANSWERING_NODE, answering_node, 0);
+  }
+  #[inline]
+  pub fn add_is_isolated(&mut self, is_isolated: bool) {
+    self.fbb_.push_slot::<bool>(DescribeClusterResponse::VT_IS_ISOLATED, is_isolated, false);
+  }
+  #[inline]
+  pub fn add_controller_node(&mut self, controller_node: u32) {
+    self.fbb_.push_slot_always::<u32>(DescribeClusterResponse::VT_CONTROLLER_NODE, controller_node);
+  }
+  #[inline]
+  pub fn add_controller_epoch(&mut self, controller_epoch: u64) {
+    self.fbb_.push_slot::<u64>(DescribeClusterResponse::VT_CONTROLLER_EPOCH, controller_epoch, 0);
+  }
+  #[inline]
+  pub fn add_nodes(&mut self, nodes: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<ClusterNode<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(DescribeClusterResponse::VT_NODES, nodes);
+  }
+  #[inline]
+  pub fn add_topics(&mut self, topics: u32) {
+    self.fbb_.push_slot::<u32>(DescribeClusterResponse::VT_TOPICS, topics, 0);
+  }
+  #[inline]
+  pub fn add_partitions(&mut self, partitions: u32) {
+    self.fbb_.push_slot::<u32>(DescribeClusterResponse::VT_PARTITIONS, partitions, 0);
+  }
+  #[inline]
+  pub fn add_offline(&mut self, offline: u32) {
+    self.fbb_.push_slot::<u32>(DescribeClusterResponse::VT_OFFLINE, offline, 0);
+  }
+  #[inline]
+  pub fn add_under_replicated(&mut self, under_replicated: u32) {
+    self.fbb_.push_slot::<u32>(DescribeClusterResponse::VT_UNDER_REPLICATED, under_replicated, 0);
+  }
+  #[inline]
+  pub fn add_below_min_insync(&mut self, below_min_insync: u32) {
+    self.fbb_.push_slot::<u32>(DescribeClusterResponse::VT_BELOW_MIN_INSYNC, below_min_insync, 0);
+  }
+  #[inline]
+  pub fn add_not_preferred(&mut self, not_preferred: u32) {
+    self.fbb_.push_slot::<u32>(DescribeClusterResponse::VT_NOT_PREFERRED, not_preferred, 0);
+  }
+  #[inline]
+  pub fn add_unhealthy(&mut self, unhealthy: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<PartitionHealth<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(DescribeClusterResponse::VT_UNHEALTHY, unhealthy);
+  }
+  #[inline]
+  pub fn add_topics_with_one_replica(&mut self, topics_with_one_replica: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<&'b  str>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(DescribeClusterResponse::VT_TOPICS_WITH_ONE_REPLICA, topics_with_one_replica);
+  }
+  #[inline]
+  pub fn add_problems(&mut self, problems: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<&'b  str>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(DescribeClusterResponse::VT_PROBLEMS, problems);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DescribeClusterResponseBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DescribeClusterResponseBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<DescribeClusterResponse<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for DescribeClusterResponse<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("DescribeClusterResponse");
+      ds.field("cluster_id", &self.cluster_id());
+      ds.field("version", &self.version());
+      ds.field("answering_node", &self.answering_node());
+      ds.field("is_isolated", &self.is_isolated());
+      ds.field("controller_node", &self.controller_node());
+      ds.field("controller_epoch", &self.controller_epoch());
+      ds.field("nodes", &self.nodes());
+      ds.field("topics", &self.topics());
+      ds.field("partitions", &self.partitions());
+      ds.field("offline", &self.offline());
+      ds.field("under_replicated", &self.under_replicated());
+      ds.field("below_min_insync", &self.below_min_insync());
+      ds.field("not_preferred", &self.not_preferred());
+      ds.field("unhealthy", &self.unhealthy());
+      ds.field("topics_with_one_replica", &self.topics_with_one_replica());
+      ds.field("problems", &self.problems());
+      ds.finish()
+  }
+}
+pub enum DrainNodeRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct DrainNodeRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for DrainNodeRequest<'a> {
+  type Inner = DrainNodeRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> DrainNodeRequest<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_IS_DRAINED: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    DrainNodeRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DrainNodeRequestArgs
+  ) -> ::flatbuffers::WIPOffset<DrainNodeRequest<'bldr>> {
+    let mut builder = DrainNodeRequestBuilder::new(_fbb);
+    builder.add_node(args.node);
+    builder.add_is_drained(args.is_drained);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DrainNodeRequest::VT_NODE, Some(0)).unwrap()}
+  }
+  /// False: it may lead again.
+  #[inline]
+  pub fn is_drained(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(DrainNodeRequest::VT_IS_DRAINED, Some(true)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for DrainNodeRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .visit_field::<bool>("is_drained", Self::VT_IS_DRAINED, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DrainNodeRequestArgs {
+    pub node: u32,
+    pub is_drained: bool,
+}
+impl<'a> Default for DrainNodeRequestArgs {
+  #[inline]
+  fn default() -> Self {
+    DrainNodeRequestArgs {
+      node: 0,
+      is_drained: true,
+    }
+  }
+}
+
+pub struct DrainNodeRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DrainNodeRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot::<u32>(DrainNodeRequest::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_is_drained(&mut self, is_drained: bool) {
+    self.fbb_.push_slot::<bool>(DrainNodeRequest::VT_IS_DRAINED, is_drained, true);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DrainNodeRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DrainNodeRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<DrainNodeRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for DrainNodeRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("DrainNodeRequest");
+      ds.field("node", &self.node());
+      ds.field("is_drained", &self.is_drained());
+      ds.finish()
+  }
+}
+pub enum ForgetNodeRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Forgets a node that does not come back. It must not run, nor have replicas.
+pub struct ForgetNodeRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ForgetNodeRequest<'a> {
+  type Inner = ForgetNodeRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ForgetNodeRequest<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ForgetNodeRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ForgetNodeRequestArgs
+  ) -> ::flatbuffers::WIPOffset<ForgetNodeRequest<'bldr>> {
+    let mut builder = ForgetNodeRequestBuilder::new(_fbb);
+    builder.add_node(args.node);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ForgetNodeRequest::VT_NODE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ForgetNodeRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ForgetNodeRequestArgs {
+    pub node: u32,
+}
+impl<'a> Default for ForgetNodeRequestArgs {
+  #[inline]
+  fn default() -> Self {
+    ForgetNodeRequestArgs {
+      node: 0,
+    }
+  }
+}
+
+pub struct ForgetNodeRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ForgetNodeRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot::<u32>(ForgetNodeRequest::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ForgetNodeRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ForgetNodeRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ForgetNodeRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ForgetNodeRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ForgetNodeRequest");
+      ds.field("node", &self.node());
+      ds.finish()
+  }
+}
+pub enum AddReplicaRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AddReplicaRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AddReplicaRequest<'a> {
+  type Inner = AddReplicaRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AddReplicaRequest<'a> {
+  pub const VT_TOPIC: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PARTITION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AddReplicaRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AddReplicaRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<AddReplicaRequest<'bldr>> {
+    let mut builder = AddReplicaRequestBuilder::new(_fbb);
+    if let Some(x) = args.node { builder.add_node(x); }
+    builder.add_partition(args.partition);
+    if let Some(x) = args.topic { builder.add_topic(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn topic(&self) -> Option<TopicRef<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<TopicRef>>(AddReplicaRequest::VT_TOPIC, None)}
+  }
+  #[inline]
+  pub fn partition(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(AddReplicaRequest::VT_PARTITION, Some(0)).unwrap()}
+  }
+  /// Absent: the node with the fewest replicas.
+  #[inline]
+  pub fn node(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(AddReplicaRequest::VT_NODE, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AddReplicaRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<TopicRef>>("topic", Self::VT_TOPIC, false)?
+     .visit_field::<u32>("partition", Self::VT_PARTITION, false)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AddReplicaRequestArgs<'a> {
+    pub topic: Option<::flatbuffers::WIPOffset<TopicRef<'a>>>,
+    pub partition: u32,
+    pub node: Option<u32>,
+}
+impl<'a> Default for AddReplicaRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AddReplicaRequestArgs {
+      topic: None,
+      partition: 0,
+      node: None,
+    }
+  }
+}
+
+pub struct AddReplicaRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AddReplicaRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_topic(&mut self, topic: ::flatbuffers::WIPOffset<TopicRef<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<TopicRef>>(AddReplicaRequest::VT_TOPIC, topic);
+  }
+  #[inline]
+  pub fn add_partition(&mut self, partition: u32) {
+    self.fbb_.push_slot::<u32>(AddReplicaRequest::VT_PARTITION, partition, 0);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot_always::<u32>(AddReplicaRequest::VT_NODE, node);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AddReplicaRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AddReplicaRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AddReplicaRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AddReplicaRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AddReplicaRequest");
+      ds.field("topic", &self.topic());
+      ds.field("partition", &self.partition());
+      ds.field("node", &self.node());
+      ds.finish()
+  }
+}
+pub enum RemoveReplicaRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct RemoveReplicaRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for RemoveReplicaRequest<'a> {
+  type Inner = RemoveReplicaRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> RemoveReplicaRequest<'a> {
+  pub const VT_TOPIC: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PARTITION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    RemoveReplicaRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RemoveReplicaRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<RemoveReplicaRequest<'bldr>> {
+    let mut builder = RemoveReplicaRequestBuilder::new(_fbb);
+    builder.add_node(args.node);
+    builder.add_partition(args.partition);
+    if let Some(x) = args.topic { builder.add_topic(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn topic(&self) -> Option<TopicRef<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<TopicRef>>(RemoveReplicaRequest::VT_TOPIC, None)}
+  }
+  #[inline]
+  pub fn partition(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(RemoveReplicaRequest::VT_PARTITION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(RemoveReplicaRequest::VT_NODE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for RemoveReplicaRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<TopicRef>>("topic", Self::VT_TOPIC, false)?
+     .visit_field::<u32>("partition", Self::VT_PARTITION, false)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RemoveReplicaRequestArgs<'a> {
+    pub topic: Option<::flatbuffers::WIPOffset<TopicRef<'a>>>,
+    pub partition: u32,
+    pub node: u32,
+}
+impl<'a> Default for RemoveReplicaRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RemoveReplicaRequestArgs {
+      topic: None,
+      partition: 0,
+      node: 0,
+    }
+  }
+}
+
+pub struct RemoveReplicaRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RemoveReplicaRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_topic(&mut self, topic: ::flatbuffers::WIPOffset<TopicRef<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<TopicRef>>(RemoveReplicaRequest::VT_TOPIC, topic);
+  }
+  #[inline]
+  pub fn add_partition(&mut self, partition: u32) {
+    self.fbb_.push_slot::<u32>(RemoveReplicaRequest::VT_PARTITION, partition, 0);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot::<u32>(RemoveReplicaRequest::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RemoveReplicaRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RemoveReplicaRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<RemoveReplicaRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for RemoveReplicaRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("RemoveReplicaRequest");
+      ds.field("topic", &self.topic());
+      ds.field("partition", &self.partition());
+      ds.field("node", &self.node());
+      ds.finish()
+  }
+}
+pub enum SetReplicasRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// The number of replicas of all partitions of a topic.
+pub struct SetReplicasRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SetReplicasRequest<'a> {
+  type Inner = SetReplicasRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SetReplicasRequest<'a> {
+  pub const VT_TOPIC: ::flatbuffers::VOffsetT = 4;
+  pub const VT_REPLICAS: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SetReplicasRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SetReplicasRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SetReplicasRequest<'bldr>> {
+    let mut builder = SetReplicasRequestBuilder::new(_fbb);
+    if let Some(x) = args.topic { builder.add_topic(x); }
+    builder.add_replicas(args.replicas);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn topic(&self) -> Option<TopicRef<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<TopicRef>>(SetReplicasRequest::VT_TOPIC, None)}
+  }
+  #[inline]
+  pub fn replicas(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(SetReplicasRequest::VT_REPLICAS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SetReplicasRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<TopicRef>>("topic", Self::VT_TOPIC, false)?
+     .visit_field::<u16>("replicas", Self::VT_REPLICAS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SetReplicasRequestArgs<'a> {
+    pub topic: Option<::flatbuffers::WIPOffset<TopicRef<'a>>>,
+    pub replicas: u16,
+}
+impl<'a> Default for SetReplicasRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SetReplicasRequestArgs {
+      topic: None,
+      replicas: 0,
+    }
+  }
+}
+
+pub struct SetReplicasRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SetReplicasRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_topic(&mut self, topic: ::flatbuffers::WIPOffset<TopicRef<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<TopicRef>>(SetReplicasRequest::VT_TOPIC, topic);
+  }
+  #[inline]
+  pub fn add_replicas(&mut self, replicas: u16) {
+    self.fbb_.push_slot::<u16>(SetReplicasRequest::VT_REPLICAS, replicas, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SetReplicasRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SetReplicasRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SetReplicasRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SetReplicasRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SetReplicasRequest");
+      ds.field("topic", &self.topic());
+      ds.field("replicas", &self.replicas());
+      ds.finish()
+  }
+}
+pub enum ClusterChangeResponseOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Answers DrainNode, ForgetNode, AddReplica, RemoveReplica and SetReplicas: what was asked is stored and will be
+/// done; DescribeCluster and DescribeTopics show how far it is.
+pub struct ClusterChangeResponse<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ClusterChangeResponse<'a> {
+  type Inner = ClusterChangeResponse<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ClusterChangeResponse<'a> {
+  pub const VT_ERROR: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MESSAGE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_IS_UNCHANGED: ::flatbuffers::VOffsetT = 8;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ClusterChangeResponse { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ClusterChangeResponseArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ClusterChangeResponse<'bldr>> {
+    let mut builder = ClusterChangeResponseBuilder::new(_fbb);
+    if let Some(x) = args.node { builder.add_node(x); }
+    if let Some(x) = args.message { builder.add_message(x); }
+    builder.add_error(args.error);
+    builder.add_is_unchanged(args.is_unchanged);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn error(&self) -> ErrorCode {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ErrorCode>(ClusterChangeResponse::VT_ERROR, Some(ErrorCode::None)).unwrap()}
+  }
+  #[inline]
+  pub fn message(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ClusterChangeResponse::VT_MESSAGE, None)}
+  }
+  /// It was so already.
+  #[inline]
+  pub fn is_unchanged(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ClusterChangeResponse::VT_IS_UNCHANGED, Some(false)).unwrap()}
+  }
+  /// AddReplica: where it was placed.
+  #[inline]
+  pub fn node(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ClusterChangeResponse::VT_NODE, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ClusterChangeResponse<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<ErrorCode>("error", Self::VT_ERROR, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("message", Self::VT_MESSAGE, false)?
+     .visit_field::<bool>("is_unchanged", Self::VT_IS_UNCHANGED, false)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ClusterChangeResponseArgs<'a> {
+    pub error: ErrorCode,
+    pub message: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub is_unchanged: bool,
+    pub node: Option<u32>,
+}
+impl<'a> Default for ClusterChangeResponseArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ClusterChangeResponseArgs {
+      error: ErrorCode::None,
+      message: None,
+      is_unchanged: false,
+      node: None,
+    }
+  }
+}
+
+pub struct ClusterChangeResponseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ClusterChangeResponseBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_error(&mut self, error: ErrorCode) {
+    self.fbb_.push_slot::<ErrorCode>(ClusterChangeResponse::VT_ERROR, error, ErrorCode::None);
+  }
+  #[inline]
+  pub fn add_message(&mut self, message: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClusterChangeResponse::VT_MESSAGE, message);
+  }
+  #[inline]
+  pub fn add_is_unchanged(&mut self, is_unchanged: bool) {
+    self.fbb_.push_slot::<bool>(ClusterChangeResponse::VT_IS_UNCHANGED, is_unchanged, false);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot_always::<u32>(ClusterChangeResponse::VT_NODE, node);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ClusterChangeResponseBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ClusterChangeResponseBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ClusterChangeResponse<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ClusterChangeResponse<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ClusterChangeResponse");
+      ds.field("error", &self.error());
+      ds.field("message", &self.message());
+      ds.field("is_unchanged", &self.is_unchanged());
+      ds.field("node", &self.node());
+      ds.finish()
+  }
+}
+pub enum ElectLeaderOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ElectLeader<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ElectLeader<'a> {
+  type Inner = ElectLeader<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ElectLeader<'a> {
+  pub const VT_TOPIC: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PARTITION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ElectLeader { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ElectLeaderArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ElectLeader<'bldr>> {
+    let mut builder = ElectLeaderBuilder::new(_fbb);
+    if let Some(x) = args.node { builder.add_node(x); }
+    builder.add_partition(args.partition);
+    if let Some(x) = args.topic { builder.add_topic(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn topic(&self) -> Option<TopicRef<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<TopicRef>>(ElectLeader::VT_TOPIC, None)}
+  }
+  #[inline]
+  pub fn partition(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ElectLeader::VT_PARTITION, Some(0)).unwrap()}
+  }
+  /// Unclean: whose replica. Absent: the best there is.
+  #[inline]
+  pub fn node(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ElectLeader::VT_NODE, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ElectLeader<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<TopicRef>>("topic", Self::VT_TOPIC, false)?
+     .visit_field::<u32>("partition", Self::VT_PARTITION, false)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ElectLeaderArgs<'a> {
+    pub topic: Option<::flatbuffers::WIPOffset<TopicRef<'a>>>,
+    pub partition: u32,
+    pub node: Option<u32>,
+}
+impl<'a> Default for ElectLeaderArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ElectLeaderArgs {
+      topic: None,
+      partition: 0,
+      node: None,
+    }
+  }
+}
+
+pub struct ElectLeaderBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ElectLeaderBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_topic(&mut self, topic: ::flatbuffers::WIPOffset<TopicRef<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<TopicRef>>(ElectLeader::VT_TOPIC, topic);
+  }
+  #[inline]
+  pub fn add_partition(&mut self, partition: u32) {
+    self.fbb_.push_slot::<u32>(ElectLeader::VT_PARTITION, partition, 0);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot_always::<u32>(ElectLeader::VT_NODE, node);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ElectLeaderBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ElectLeaderBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ElectLeader<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ElectLeader<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ElectLeader");
+      ds.field("topic", &self.topic());
+      ds.field("partition", &self.partition());
+      ds.field("node", &self.node());
+      ds.finish()
+  }
+}
+pub enum ElectLeadersRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ElectLeadersRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ElectLeadersRequest<'a> {
+  type Inner = ElectLeadersRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ElectLeadersRequest<'a> {
+  pub const VT_KIND: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PARTITIONS: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ElectLeadersRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ElectLeadersRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ElectLeadersRequest<'bldr>> {
+    let mut builder = ElectLeadersRequestBuilder::new(_fbb);
+    if let Some(x) = args.partitions { builder.add_partitions(x); }
+    builder.add_kind(args.kind);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn kind(&self) -> ElectionKind {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ElectionKind>(ElectLeadersRequest::VT_KIND, Some(ElectionKind::Preferred)).unwrap()}
+  }
+  /// Empty: every partition that is not led by its preferred replica. Never empty for Unclean.
+  #[inline]
+  pub fn partitions(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ElectLeader<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ElectLeader>>>>(ElectLeadersRequest::VT_PARTITIONS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ElectLeadersRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<ElectionKind>("kind", Self::VT_KIND, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ElectLeader>>>>("partitions", Self::VT_PARTITIONS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ElectLeadersRequestArgs<'a> {
+    pub kind: ElectionKind,
+    pub partitions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ElectLeader<'a>>>>>,
+}
+impl<'a> Default for ElectLeadersRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ElectLeadersRequestArgs {
+      kind: ElectionKind::Preferred,
+      partitions: None,
+    }
+  }
+}
+
+pub struct ElectLeadersRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ElectLeadersRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_kind(&mut self, kind: ElectionKind) {
+    self.fbb_.push_slot::<ElectionKind>(ElectLeadersRequest::VT_KIND, kind, ElectionKind::Preferred);
+  }
+  #[inline]
+  pub fn add_partitions(&mut self, partitions: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<ElectLeader<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ElectLeadersRequest::VT_PARTITIONS, partitions);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ElectLeadersRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ElectLeadersRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ElectLeadersRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ElectLeadersRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ElectLeadersRequest");
+      ds.field("kind", &self.kind());
+      ds.field("partitions", &self.partitions());
+      ds.finish()
+  }
+}
+pub enum ElectionResultOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ElectionResult<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ElectionResult<'a> {
+  type Inner = ElectionResult<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ElectionResult<'a> {
+  pub const VT_ERROR: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MESSAGE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TOPIC: ::flatbuffers::VOffsetT = 8;
+  pub const VT_PARTITION: ::flatbuffers::VOffsetT = 10;
+  pub const VT_LEADER_NODE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_IS_UNCHANGED: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ElectionResult { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ElectionResultArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ElectionResult<'bldr>> {
+    let mut builder = ElectionResultBuilder::new(_fbb);
+    if let Some(x) = args.leader_node { builder.add_leader_node(x); }
+    builder.add_partition(args.partition);
+    if let Some(x) = args.topic { builder.add_topic(x); }
+    if let Some(x) = args.message { builder.add_message(x); }
+    builder.add_error(args.error);
+    builder.add_is_unchanged(args.is_unchanged);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn error(&self) -> ErrorCode {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ErrorCode>(ElectionResult::VT_ERROR, Some(ErrorCode::None)).unwrap()}
+  }
+  #[inline]
+  pub fn message(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ElectionResult::VT_MESSAGE, None)}
+  }
+  #[inline]
+  pub fn topic(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ElectionResult::VT_TOPIC, None)}
+  }
+  #[inline]
+  pub fn partition(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ElectionResult::VT_PARTITION, Some(0)).unwrap()}
+  }
+  /// Who leads now.
+  #[inline]
+  pub fn leader_node(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ElectionResult::VT_LEADER_NODE, None)}
+  }
+  /// It led already.
+  #[inline]
+  pub fn is_unchanged(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ElectionResult::VT_IS_UNCHANGED, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ElectionResult<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<ErrorCode>("error", Self::VT_ERROR, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("message", Self::VT_MESSAGE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("topic", Self::VT_TOPIC, false)?
+     .visit_field::<u32>("partition", Self::VT_PARTITION, false)?
+     .visit_field::<u32>("leader_node", Self::VT_LEADER_NODE, false)?
+     .visit_field::<bool>("is_unchanged", Self::VT_IS_UNCHANGED, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ElectionResultArgs<'a> {
+    pub error: ErrorCode,
+    pub message: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub topic: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub partition: u32,
+    pub leader_node: Option<u32>,
+    pub is_unchanged: bool,
+}
+impl<'a> Default for ElectionResultArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ElectionResultArgs {
+      error: ErrorCode::None,
+      message: None,
+      topic: None,
+      partition: 0,
+      leader_node: None,
+      is_unchanged: false,
+    }
+  }
+}
+
+pub struct ElectionResultBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ElectionResultBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_error(&mut self, error: ErrorCode) {
+    self.fbb_.push_slot::<ErrorCode>(ElectionResult::VT_ERROR, error, ErrorCode::None);
+  }
+  #[inline]
+  pub fn add_message(&mut self, message: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ElectionResult::VT_MESSAGE, message);
+  }
+  #[inline]
+  pub fn add_topic(&mut self, topic: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ElectionResult::VT_TOPIC, topic);
+  }
+  #[inline]
+  pub fn add_partition(&mut self, partition: u32) {
+    self.fbb_.push_slot::<u32>(ElectionResult::VT_PARTITION, partition, 0);
+  }
+  #[inline]
+  pub fn add_leader_node(&mut self, leader_node: u32) {
+    self.fbb_.push_slot_always::<u32>(ElectionResult::VT_LEADER_NODE, leader_node);
+  }
+  #[inline]
+  pub fn add_is_unchanged(&mut self, is_unchanged: bool) {
+    self.fbb_.push_slot::<bool>(ElectionResult::VT_IS_UNCHANGED, is_unchanged, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ElectionResultBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ElectionResultBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ElectionResult<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ElectionResult<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ElectionResult");
+      ds.field("error", &self.error());
+      ds.field("message", &self.message());
+      ds.field("topic", &self.topic());
+      ds.field("partition", &self.partition());
+      ds.field("leader_node", &self.leader_node());
+      ds.field("is_unchanged", &self.is_unchanged());
+      ds.finish()
+  }
+}
+pub enum ElectLeadersResponseOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// One result for each partition of the request, in its order; for an empty request one for each that was not led by
+/// its preferred replica.
+pub struct ElectLeadersResponse<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ElectLeadersResponse<'a> {
+  type Inner = ElectLeadersResponse<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ElectLeadersResponse<'a> {
+  pub const VT_RESULTS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ElectLeadersResponse { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ElectLeadersResponseArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ElectLeadersResponse<'bldr>> {
+    let mut builder = ElectLeadersResponseBuilder::new(_fbb);
+    if let Some(x) = args.results { builder.add_results(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn results(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ElectionResult<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ElectionResult>>>>(ElectLeadersResponse::VT_RESULTS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ElectLeadersResponse<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ElectionResult>>>>("results", Self::VT_RESULTS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ElectLeadersResponseArgs<'a> {
+    pub results: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ElectionResult<'a>>>>>,
+}
+impl<'a> Default for ElectLeadersResponseArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ElectLeadersResponseArgs {
+      results: None,
+    }
+  }
+}
+
+pub struct ElectLeadersResponseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ElectLeadersResponseBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_results(&mut self, results: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<ElectionResult<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ElectLeadersResponse::VT_RESULTS, results);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ElectLeadersResponseBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ElectLeadersResponseBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ElectLeadersResponse<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ElectLeadersResponse<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ElectLeadersResponse");
+      ds.field("results", &self.results());
       ds.finish()
   }
 }

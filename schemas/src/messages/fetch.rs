@@ -18,6 +18,17 @@ pub struct FetchPartition {
     pub max_bytes: u32,
     /// The epoch the client believes in; `None`: no check.
     pub leader_epoch: Option<u32>,
+    /// Leader epoch of the last batch that the client has read before `fetch_offset`; `None`: no check.
+    pub last_epoch: Option<u32>,
+}
+
+/// What a client has read from `end_offset` on is not in the leader's log: records were given up in an unclean election.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    /// The newest epoch, not above the client's, that the leader's log has,
+    pub epoch: u32,
+    /// and where it ends.
+    pub end_offset: u64,
 }
 
 /// Reads record batches, waiting for them if need be.
@@ -46,6 +57,8 @@ pub struct FetchPartitionResult {
     pub log_start_offset: Option<u64>,
     /// Epoch of the leader that answered.
     pub leader_epoch: Option<u32>,
+    /// Set, without records and without failure, if the client's position is not in the leader's log any more.
+    pub diverged: Option<Divergence>,
 }
 
 /// One result for each partition of the request, in its order. Payload: their batches, in the same order.
@@ -73,6 +86,7 @@ impl Message for FetchRequest {
                 fetch_offset: p.fetch_offset,
                 max_bytes: p.max_bytes,
                 leader_epoch: p.leader_epoch,
+                last_epoch: p.last_epoch,
             };
             wire::FetchPartition::create(b, &args)
         });
@@ -97,6 +111,7 @@ impl Message for FetchRequest {
                 fetch_offset: p.fetch_offset(),
                 max_bytes: p.max_bytes(),
                 leader_epoch: p.leader_epoch(),
+                last_epoch: p.last_epoch(),
             })
         })?;
         Ok(Self {
@@ -112,6 +127,10 @@ impl Message for FetchResponse {
     fn build(&self, b: &mut Builder) {
         let partitions = tables(b, &self.partitions, |b, p| {
             let message = p.failure.as_ref().and_then(|f| text(b, &f.message));
+            let diverged = p.diverged.map(|d| {
+                let args = wire::DivergenceArgs { epoch: d.epoch, end_offset: d.end_offset };
+                wire::Divergence::create(b, &args)
+            });
             let args = wire::FetchPartitionResultArgs {
                 error: p.failure.as_ref().map_or(wire::ErrorCode::None, |f| wire::ErrorCode(f.code.number())),
                 message,
@@ -119,6 +138,7 @@ impl Message for FetchResponse {
                 high_watermark: p.high_watermark,
                 log_start_offset: p.log_start_offset,
                 leader_epoch: p.leader_epoch,
+                diverged,
             };
             wire::FetchPartitionResult::create(b, &args)
         });
@@ -136,6 +156,7 @@ impl Message for FetchResponse {
                 high_watermark: p.high_watermark(),
                 log_start_offset: p.log_start_offset(),
                 leader_epoch: p.leader_epoch(),
+                diverged: p.diverged().map(|d| Divergence { epoch: d.epoch(), end_offset: d.end_offset() }),
             })
         })?;
         Ok(Self { throttle_ms: t.throttle_ms(), partitions })

@@ -51,6 +51,10 @@ pub struct PartitionMetadata {
     pub leader_epoch: u32,
     /// First offset that can be read, if the server that answers knows.
     pub log_start_offset: Option<u64>,
+    /// Nodes that have a replica, the preferred leader first.
+    pub replicas: Vec<u32>,
+    /// Those in sync.
+    pub in_sync: Vec<u32>,
 }
 
 /// A topic and its partitions.
@@ -73,10 +77,12 @@ pub struct MetadataResponse {
     pub version: u64,
     /// The cluster; a client that finds another one has been pointed at the wrong place.
     pub cluster_id: String,
-    /// Every shard there is.
+    /// Every shard of every node that runs.
     pub shards: Vec<ShardAddress>,
     /// One for each topic asked for, in that order; all, sorted by name, if all were.
     pub topics: Vec<TopicMetadata>,
+    /// Who decides for the cluster, if anybody does now.
+    pub controller_node: Option<u32>,
 }
 
 impl Request for MetadataRequest {
@@ -116,6 +122,7 @@ impl Message for MetadataResponse {
         });
         let topics = tables(b, &self.topics, |b, t| {
             let partitions = tables(b, &t.partitions, |b, p| {
+                let (replicas, in_sync) = (b.create_vector(&p.replicas), b.create_vector(&p.in_sync));
                 let args = wire::PartitionMetadataArgs {
                     error: p.error.map_or(wire::ErrorCode::None, |code| wire::ErrorCode(code.number())),
                     partition: p.partition,
@@ -123,6 +130,8 @@ impl Message for MetadataResponse {
                     leader_shard: p.leader_shard,
                     leader_epoch: p.leader_epoch,
                     log_start_offset: p.log_start_offset,
+                    replicas: Some(replicas),
+                    in_sync: Some(in_sync),
                 };
                 wire::PartitionMetadata::create(b, &args)
             });
@@ -143,6 +152,7 @@ impl Message for MetadataResponse {
             cluster_id,
             shards: Some(shards),
             topics: Some(topics),
+            controller_node: self.controller_node,
         };
         let root = wire::MetadataResponse::create(b, &args);
         b.finish_minimal(root);
@@ -162,6 +172,8 @@ impl Message for MetadataResponse {
                     leader_shard: p.leader_shard(),
                     leader_epoch: p.leader_epoch(),
                     log_start_offset: p.log_start_offset(),
+                    replicas: p.replicas().map(|nodes| nodes.iter().collect()).unwrap_or_default(),
+                    in_sync: p.in_sync().map(|nodes| nodes.iter().collect()).unwrap_or_default(),
                 })
             })?;
             Ok(TopicMetadata {
@@ -171,6 +183,7 @@ impl Message for MetadataResponse {
                 partitions,
             })
         })?;
-        Ok(Self { version: t.version(), cluster_id: owned(t.cluster_id()), shards, topics })
+        let (version, cluster_id) = (t.version(), owned(t.cluster_id()));
+        Ok(Self { version, cluster_id, shards, topics, controller_node: t.controller_node() })
     }
 }

@@ -11,6 +11,7 @@ use crate::codec::{Builder, DecodeError, Message, root};
 use crate::error::{ErrorCode, Failure};
 use crate::generated::corelog::wire;
 
+mod cluster;
 mod fetch;
 mod handshake;
 mod metadata;
@@ -20,7 +21,12 @@ mod produce;
 mod replication;
 mod topics;
 
-pub use fetch::{FetchPartition, FetchPartitionResult, FetchRequest, FetchResponse};
+pub use cluster::{
+    AddReplicaRequest, ClusterChangeResponse, ClusterNode, DescribeClusterRequest, DescribeClusterResponse,
+    DrainNodeRequest, ElectLeader, ElectLeadersRequest, ElectLeadersResponse, ElectionKind, ElectionResult,
+    ForgetNodeRequest, NodeState, PartitionHealth, RemoveReplicaRequest, ReplicaTrouble, SetReplicasRequest,
+};
+pub use fetch::{Divergence, FetchPartition, FetchPartitionResult, FetchRequest, FetchResponse};
 pub use handshake::{HandshakeRequest, HandshakeResponse};
 pub use metadata::{
     MetadataRequest, MetadataResponse, MetadataTopics, PartitionMetadata, ShardAddress, TopicMetadata,
@@ -39,7 +45,8 @@ pub use replication::{
 pub use topics::{
     AlterTopicOptionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
     DescribeTopicsRequest, DescribeTopicsResponse, ListTopicsRequest, ListTopicsResponse, NewTopic,
-    PartitionDescription, TopicDescription, TopicListing, TopicOption, TopicResult, TopicResultsResponse,
+    PartitionDescription, ReplicaDescription, TopicDescription, TopicListing, TopicOption, TopicResult,
+    TopicResultsResponse,
 };
 
 /// A topic, as a request names it.

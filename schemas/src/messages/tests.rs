@@ -52,6 +52,7 @@ fn fetch_comes_back() {
             fetch_offset: u64::MAX,
             max_bytes: 3,
             leader_epoch: Some(8),
+            last_epoch: Some(7),
         }],
     });
     let partitions = vec![
@@ -61,6 +62,7 @@ fn fetch_comes_back() {
             high_watermark: Some(0),
             log_start_offset: Some(0),
             leader_epoch: Some(0),
+            diverged: Some(Divergence { epoch: 0, end_offset: 9 }),
         },
         FetchPartitionResult { failure: Some(failure()), ..Default::default() },
     ];
@@ -107,8 +109,11 @@ fn the_rest_comes_back() {
                 leader_shard: 0,
                 leader_epoch: 4,
                 log_start_offset: Some(0),
+                replicas: vec![3, 1],
+                in_sync: vec![1],
             }],
         }],
+        controller_node: Some(0),
     });
     check(&DescribeNodeRequest);
     check(&DescribeNodeResponse {
@@ -207,10 +212,87 @@ fn topics_come_back() {
             partitions: vec![PartitionDescription {
                 log_end_offset: Some(0),
                 data_dir: "/d".into(),
+                replicas: vec![ReplicaDescription {
+                    node: 1,
+                    lag_ms: Some(0),
+                    trouble: "lost".into(),
+                    ..Default::default()
+                }],
                 ..Default::default()
             }],
         }],
     });
+}
+
+#[test]
+fn the_cluster_comes_back() {
+    check(&DescribeClusterRequest { partitions_max: 0 });
+    let node = |state| ClusterNode {
+        node: 1,
+        state,
+        is_drained: true,
+        software: "s".into(),
+        started_ms: 1,
+        host: "h".into(),
+        port: 2,
+        shards: 3,
+        data_dirs: 4,
+        replicas: 5,
+        replicas_in_sync: 6,
+        leaders: 7,
+    };
+    let states = [NodeState::Live, NodeState::Stopping, NodeState::Suspected, NodeState::Gone];
+    let health = PartitionHealth {
+        topic_id: 9,
+        topic: "t".into(),
+        partition: 1,
+        leader_node: None,
+        leader_epoch: 2,
+        replicas: vec![1, 2],
+        in_sync: vec![],
+        min_insync_replicas: 2,
+        troubles: vec![ReplicaTrouble { node: 2, kind: "lost".into(), reason: "r".into() }],
+    };
+    check(&DescribeClusterResponse {
+        cluster_id: "c".into(),
+        version: 1,
+        answering_node: 2,
+        is_isolated: true,
+        controller_node: None,
+        controller_epoch: 3,
+        nodes: states.map(node).to_vec(),
+        topics: 4,
+        partitions: 5,
+        offline: 6,
+        under_replicated: 7,
+        below_min_insync: 8,
+        not_preferred: 9,
+        unhealthy: vec![health],
+        topics_with_one_replica: vec!["t".into(), "u".into()],
+        problems: vec!["p".into()],
+    });
+    let topic = || TopicRef::Id(1);
+    check(&DrainNodeRequest { node: 0, is_drained: false });
+    check(&DrainNodeRequest { node: 1, is_drained: true });
+    check(&ForgetNodeRequest { node: 1 });
+    check(&AddReplicaRequest { topic: topic(), partition: 0, node: None });
+    check(&AddReplicaRequest { topic: topic(), partition: 0, node: Some(0) });
+    check(&RemoveReplicaRequest { topic: topic(), partition: 3, node: 0 });
+    check(&SetReplicasRequest { topic: topic(), replicas: 3 });
+    check(&ClusterChangeResponse { failure: Some(failure()), is_unchanged: false, node: None });
+    check(&ClusterChangeResponse { failure: None, is_unchanged: true, node: Some(0) });
+    for kind in [ElectionKind::Preferred, ElectionKind::Unclean] {
+        let partitions = vec![ElectLeader { topic: topic(), partition: 1, node: Some(2) }];
+        check(&ElectLeadersRequest { kind, partitions });
+    }
+    let result = ElectionResult {
+        failure: Some(failure()),
+        topic: "t".into(),
+        partition: 1,
+        leader_node: Some(0),
+        is_unchanged: true,
+    };
+    check(&ElectLeadersResponse { results: vec![result] });
 }
 
 #[test]

@@ -158,6 +158,31 @@ pub struct PartitionDescription {
     pub segments: u32,
     /// Data directory that holds it, on the leader.
     pub data_dir: String,
+    /// The preferred leader first. What each lacks is known where the leader is.
+    pub replicas: Vec<ReplicaDescription>,
+}
+
+/// One replica of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaDescription {
+    /// Its node.
+    pub node: u32,
+    /// Its shard.
+    pub shard: u16,
+    /// Whether it leads.
+    pub is_leader: bool,
+    /// Whether it is in sync.
+    pub in_sync: bool,
+    /// Whether its node runs.
+    pub is_live: bool,
+    /// Where its log ends, as the leader knows.
+    pub log_end_offset: Option<u64>,
+    /// Records that it lacks.
+    pub lag_records: Option<u64>,
+    /// For how long it has lacked some.
+    pub lag_ms: Option<u64>,
+    /// What is wrong with it; empty: nothing.
+    pub trouble: String,
 }
 
 /// All about a topic.
@@ -416,6 +441,7 @@ fn build_partition(
 ) -> flatbuffers::WIPOffset<wire::PartitionDescription<'static>> {
     let message = p.failure.as_ref().and_then(|f| text(b, &f.message));
     let data_dir = text(b, &p.data_dir);
+    let replicas = tables(b, &p.replicas, build_replica);
     let args = wire::PartitionDescriptionArgs {
         error: error_field(p.failure.as_ref()),
         message,
@@ -430,6 +456,7 @@ fn build_partition(
         log_bytes: p.log_bytes,
         segments: p.segments,
         data_dir,
+        replicas: Some(replicas),
     };
     wire::PartitionDescription::create(b, &args)
 }
@@ -448,6 +475,40 @@ fn read_partition(p: wire::PartitionDescription<'_>) -> Result<PartitionDescript
         log_bytes: p.log_bytes(),
         segments: p.segments(),
         data_dir: owned(p.data_dir()),
+        replicas: read_tables(p.replicas(), read_replica)?,
+    })
+}
+
+fn build_replica(
+    b: &mut Builder,
+    r: &ReplicaDescription,
+) -> flatbuffers::WIPOffset<wire::ReplicaDescription<'static>> {
+    let trouble = text(b, &r.trouble);
+    let args = wire::ReplicaDescriptionArgs {
+        node: r.node,
+        shard: r.shard,
+        is_leader: r.is_leader,
+        in_sync: r.in_sync,
+        is_live: r.is_live,
+        log_end_offset: r.log_end_offset,
+        lag_records: r.lag_records,
+        lag_ms: r.lag_ms,
+        trouble,
+    };
+    wire::ReplicaDescription::create(b, &args)
+}
+
+fn read_replica(r: wire::ReplicaDescription<'_>) -> Result<ReplicaDescription, DecodeError> {
+    Ok(ReplicaDescription {
+        node: r.node(),
+        shard: r.shard(),
+        is_leader: r.is_leader(),
+        in_sync: r.in_sync(),
+        is_live: r.is_live(),
+        log_end_offset: r.log_end_offset(),
+        lag_records: r.lag_records(),
+        lag_ms: r.lag_ms(),
+        trouble: owned(r.trouble()),
     })
 }
 

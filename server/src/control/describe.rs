@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use corelog_engine::{TopicId, TopicPartition};
 use corelog_schemas::messages::{
     DataDirDescription, DescribeNodeResponse, DescribeTopicsRequest, DescribeTopicsResponse,
-    ListTopicsRequest, ListTopicsResponse, PartitionDescription, ShardDescription, TopicDescription,
-    TopicListing, TopicOption, TopicRef,
+    ListTopicsRequest, ListTopicsResponse, PartitionDescription, ReplicaDescription, ShardDescription,
+    TopicDescription, TopicListing, TopicOption, TopicRef,
 };
 use corelog_schemas::{ErrorCode, Failure};
 use rustc_hash::FxHashMap;
@@ -132,7 +132,26 @@ fn describe_partition(
         log_bytes: stats.map_or(0, |s| s.log_bytes),
         segments: stats.map_or(0, |s| s.segments),
         data_dir: data_dir.map_or_else(String::new, |dir| dir.path.display().to_string()),
+        replicas: describe_replicas(snapshot, partition),
     }
+}
+
+fn describe_replicas(snapshot: &Snapshot, partition: &PartitionMetadata) -> Vec<ReplicaDescription> {
+    let replicas = partition.replicas.iter().map(|replica| ReplicaDescription {
+        node: replica.node.0,
+        shard: match partition.leader {
+            Some(leader) if leader.node == replica.node => leader.shard.0,
+            _ => 0,
+        },
+        is_leader: partition.leader.is_some_and(|leader| leader.node == replica.node),
+        in_sync: partition.isr.contains(replica),
+        is_live: snapshot.nodes.iter().any(|node| node.node == replica.node),
+        log_end_offset: None,
+        lag_records: None,
+        lag_ms: None,
+        trouble: String::new(),
+    });
+    replicas.collect()
 }
 
 /// Describes this node.

@@ -6,13 +6,14 @@
 use std::future::Future;
 use std::rc::Rc;
 
-use corelog_net::native::{Access, Answer, Backend, Caller, FetchAnswer, Principal};
+use corelog_net::native::{Access, Answer, Backend, Caller, ClusterChange, FetchAnswer, Principal};
 use corelog_schemas::messages::{
-    AlterTopicOptionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
-    DeleteRecordsResponse, DeleteTopicsRequest, DescribeNodeRequest, DescribeNodeResponse,
-    DescribeTopicsRequest, DescribeTopicsResponse, FetchRequest, ListOffsetsRequest, ListOffsetsResponse,
-    ListTopicsRequest, ListTopicsResponse, MetadataRequest, MetadataResponse, ProduceRequest,
-    TopicResultsResponse,
+    AlterTopicOptionsRequest, ClusterChangeResponse, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest, DescribeClusterRequest,
+    DescribeClusterResponse, DescribeNodeRequest, DescribeNodeResponse, DescribeTopicsRequest,
+    DescribeTopicsResponse, ElectLeadersRequest, ElectLeadersResponse, FetchRequest, ListOffsetsRequest,
+    ListOffsetsResponse, ListTopicsRequest, ListTopicsResponse, MetadataRequest, MetadataResponse,
+    ProduceRequest, TopicResultsResponse,
 };
 use corelog_schemas::{ErrorCode, Failure};
 
@@ -116,5 +117,17 @@ impl Backend for ShardBackend {
 
     fn describe_node(&self, _: &Rc<Caller>, _: DescribeNodeRequest) -> Answer<DescribeNodeResponse> {
         self.ask(AdminRequest::DescribeNode)
+    }
+
+    fn describe_cluster(&self, _: &Rc<Caller>, _: DescribeClusterRequest) -> Answer<DescribeClusterResponse> {
+        Box::pin(std::future::ready(Err(ErrorCode::UnsupportedApi.into())))
+    }
+
+    fn change_cluster(&self, _: &Rc<Caller>, _: ClusterChange) -> Answer<ClusterChangeResponse> {
+        Box::pin(std::future::ready(Err(ErrorCode::UnsupportedApi.into())))
+    }
+
+    fn elect_leaders(&self, _: &Rc<Caller>, _: ElectLeadersRequest) -> Answer<ElectLeadersResponse> {
+        Box::pin(std::future::ready(Err(ErrorCode::UnsupportedApi.into())))
     }
 }

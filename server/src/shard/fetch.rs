@@ -99,6 +99,7 @@ impl Outcome<Records> {
             high_watermark: self.high_watermark,
             log_start_offset: self.log_start,
             leader_epoch: self.leader_epoch,
+            diverged: None,
         }
     }
 }

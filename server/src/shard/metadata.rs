@@ -1,6 +1,7 @@
 //! Where things are: answered by any shard from its snapshot, without asking anybody.
 
 use corelog_engine::TopicPartition;
+use corelog_replication::ReplicaId;
 use corelog_schemas::messages::{
     MetadataRequest, MetadataResponse, MetadataTopics, PartitionMetadata, ShardAddress, TopicMetadata,
     TopicRef,
@@ -29,7 +30,12 @@ pub(super) fn describe(shard: &Shard, request: &MetadataRequest) -> MetadataResp
         cluster_id: snapshot.cluster_id.to_string(),
         shards: shards.collect(),
         topics,
+        controller_node: None,
     }
+}
+
+fn nodes(replicas: &[ReplicaId]) -> Vec<u32> {
+    replicas.iter().map(|replica| replica.node.0).collect()
 }
 
 fn named(shard: &Shard, snapshot: &Snapshot, of: &TopicRef) -> TopicMetadata {
@@ -68,6 +74,8 @@ fn topic(shard: &Shard, snapshot: &Snapshot, topic: &control::TopicMetadata) -> 
             leader_shard: partition.leader.map_or(0, |leader| leader.shard.0),
             leader_epoch: partition.leader_epoch.0,
             log_start_offset,
+            replicas: nodes(&partition.replicas),
+            in_sync: nodes(&partition.isr),
         }
     });
     TopicMetadata {
