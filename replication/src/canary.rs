@@ -18,6 +18,11 @@ pub enum Canary {
     OldEpochAfterRestart,
     /// A follower copies after the first cut, without asking again (KIP-279).
     CopyAfterFirstCut,
+    /// The controller elects any replica that runs, in sync or not (C3).
+    ElectOutsideIsr,
+    /// A replica whose log is lost counts as in sync again as soon as its node has made an empty log (replicas known
+    /// by their node alone).
+    WipedReplicaInSync,
 }
 
 impl Canary {

@@ -57,12 +57,18 @@ pub(super) fn led_by(
     let stays = |member: &ReplicaId| {
         *member == leader.replica || record.replica(*member).is_some_and(|place| standing(place).is_sound())
     };
-    PartitionRecord {
-        isr: record.isr.iter().copied().filter(stays).collect(),
-        leader: Some(leader),
-        leader_epoch: record.leader_epoch.next(),
-        ..record.clone()
+    let isr = record.isr.iter().copied().filter(stays).collect();
+    #[cfg(feature = "canary")]
+    let isr = with_outsider(isr, leader.replica);
+    PartitionRecord { isr, leader: Some(leader), leader_epoch: record.leader_epoch.next(), ..record.clone() }
+}
+
+#[cfg(feature = "canary")]
+fn with_outsider(mut isr: Vec<ReplicaId>, leader: ReplicaId) -> Vec<ReplicaId> {
+    if !isr.contains(&leader) {
+        isr.push(leader);
     }
+    isr
 }
 
 /// The first sound member of the ISR, in the order of preference, of those that `is_welcome`.
@@ -71,7 +77,12 @@ pub(super) fn best(
     standing: &impl Fn(&ReplicaRecord) -> Standing,
     is_welcome: impl Fn(Standing) -> bool,
 ) -> Option<PartitionLeader> {
-    let is_candidate = |replica: &ReplicaRecord| record.isr.contains(&replica.id());
+    let is_candidate = |replica: &ReplicaRecord| {
+        let is_in_sync = record.isr.contains(&replica.id());
+        #[cfg(feature = "canary")]
+        let is_in_sync = is_in_sync || crate::canary::is_planted(crate::canary::Canary::ElectOutsideIsr);
+        is_in_sync
+    };
     record.replicas.iter().filter(|replica| is_candidate(replica)).find_map(|replica| {
         let now = standing(replica);
         let incarnation = now.incarnation.filter(|_| now.is_sound() && is_welcome(now))?;

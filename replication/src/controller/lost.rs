@@ -40,6 +40,10 @@ pub(super) fn replace_lost(
         }
         let Some(dir) = dir_for(lost.node) else { continue };
         replacement.record.replicas[at] = ReplicaRecord { log: LogId(random()), dir, ..lost };
+        #[cfg(feature = "canary")]
+        if crate::canary::is_planted(crate::canary::Canary::WipedReplicaInSync) {
+            replacement.record.isr.push(replacement.record.replicas[at].id());
+        }
         if !now.is_dir_missing {
             replacement.old.push(lost);
         }

@@ -5,13 +5,11 @@
 //! operation that was done in part goes on from there, one that is done has nothing left to commit.
 //! Not here: names, options and limits of topics (the server checks them before it asks), authorization.
 
-mod isr;
 mod leaders;
 mod nodes;
 mod replicas;
 mod topics;
 
-pub use isr::{IsrRefused, change_isr};
 pub use leaders::{ElectPreferredError, ElectUncleanError, elect_preferred, elect_unclean};
 pub use nodes::{DrainError, ForgetNodeError, drain, forget_node, leaders_on};
 pub use replicas::{
