@@ -157,7 +157,7 @@ fn nothing_but_the_answer_to_the_last_question_of_this_epoch_counts() {
         log_start: Offset(0),
         log_end: Offset(5),
     };
-    let mut answered = |machine: &mut Follower, epoch, answer| {
+    let answered = |machine: &mut Follower, epoch, answer| {
         machine.answered(LeaderEpoch(epoch), &answer, view(&table, &own))
     };
     let idle = Err(HandshakeError::OutOfTurn { phase: FollowPhase::Idle });
