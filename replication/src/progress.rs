@@ -207,6 +207,11 @@ impl Progress {
         self.committed_bytes.get()
     }
 
+    /// Bytes that lay in the log when the partition was opened, and that were appended since.
+    pub(crate) fn appended_bytes(&self) -> u64 {
+        self.appended_bytes.get()
+    }
+
     /// Why the log takes no appends, if it does not.
     pub(crate) fn failure(&self) -> Option<LogFailure> {
         self.failure.borrow().clone()

@@ -5,16 +5,18 @@
 //! Invariant: a state that says it is loaded reflects exactly the batches in `[start, end)` of the log, in order.
 //! Invariant: what reflects a batch that is gone is thrown away: a cut that the state cannot undo, a snapshot beyond
 //! the durable end or beyond a cut. The log is the truth.
-//! Not here: what is derived (`producers.rs`), reading the log (`partition/derive.rs`).
+//! Not here: what is derived (`producers.rs`), its file (`snapshot.rs`), reading the log (`partition/derive.rs`).
 //! Crash story: a leader accepts a batch, dies before it answers, and another replica leads. The producer sends the
 //! batch again; the new leader copied it, has observed it, and answers with its offset instead of appending twice.
 
 mod producers;
+mod snapshot;
 
 use corelog_engine::Offset;
 use corelog_engine::batch::BatchHeader;
 
 pub use producers::{PRODUCERS_MAX, ProducerTable, SequenceError, SequenceVerdict, next_sequence};
+pub use snapshot::{ProducerSnapshot, SNAPSHOT_NAME};
 
 /// A state that follows from the batches of a log alone.
 pub trait DerivedState {
@@ -68,6 +70,12 @@ impl<S: DerivedState> Derived<S> {
     pub fn begin(&mut self, start: Offset) {
         self.state.reset();
         self.end = Some(start);
+    }
+
+    /// Goes on from a state that reflects the log up to `end`.
+    pub fn restore(&mut self, state: S, end: Offset) {
+        self.state = state;
+        self.end = Some(end);
     }
 
     /// Exclusive end of what it reflects.

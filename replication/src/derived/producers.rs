@@ -7,6 +7,7 @@
 //! Source: KIP-98, KIP-360; Kafka's `ProducerStateManager`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
 
 use corelog_engine::Offset;
 use corelog_engine::batch::BatchHeader;
@@ -75,6 +76,20 @@ struct TakenBatch {
     end_offset: Offset,
 }
 
+impl TakenBatch {
+    fn from_word(word: &str) -> Option<Self> {
+        let mut numbers = word.split(':');
+        let mut next = || numbers.next();
+        let batch = Self {
+            first_sequence: next()?.parse().ok()?,
+            last_sequence: next()?.parse().ok()?,
+            base_offset: Offset(next()?.parse().ok()?),
+            end_offset: Offset(next()?.parse().ok()?),
+        };
+        (next().is_none() && batch.base_offset < batch.end_offset).then_some(batch)
+    }
+}
+
 /// One producer. Never without a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Producer {
@@ -86,13 +101,34 @@ struct Producer {
 }
 
 impl Producer {
+    fn from_line(line: &str, end: Offset) -> Option<(i64, Self)> {
+        let mut words = line.split(' ');
+        let producer_id: i64 = words.next()?.parse().ok().filter(|id| *id >= 0)?;
+        let epoch = words.next()?.parse().ok()?;
+        let has_forgotten = match words.next()? {
+            "0" => false,
+            "1" => true,
+            _ => return None,
+        };
+        let mut batches: VecDeque<TakenBatch> = VecDeque::with_capacity(BATCHES_MAX);
+        for word in words {
+            let batch = TakenBatch::from_word(word)?;
+            let follows = batches.back().is_none_or(|last| last.end_offset <= batch.base_offset);
+            if !follows || batch.end_offset > end || batches.len() == BATCHES_MAX {
+                return None;
+            }
+            batches.push_back(batch);
+        }
+        (!batches.is_empty()).then_some((producer_id, Self { epoch, batches, has_forgotten }))
+    }
+
     fn newest(&self) -> TakenBatch {
         *self.batches.back().expect("a producer has a batch")
     }
 }
 
 /// The producers of one partition.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProducerTable {
     producers: BTreeMap<i64, Producer>,
     /// By the offset of each one's newest batch.
@@ -149,6 +185,37 @@ impl ProducerTable {
             return Ok(SequenceVerdict::New);
         }
         Err(SequenceError::OutOfOrder { producer_id, expected, found: header.base_sequence })
+    }
+
+    /// A line `PRODUCER EPOCH FORGOTTEN BATCH...` for each producer, ascending; a batch is
+    /// `FIRST_SEQUENCE:LAST_SEQUENCE:BASE_OFFSET:END_OFFSET`, FORGOTTEN is 1 if there were batches before them.
+    pub(super) fn lines(&self) -> String {
+        let mut lines = String::new();
+        for (producer_id, producer) in &self.producers {
+            let forgotten = u8::from(producer.has_forgotten);
+            let _ = write!(lines, "{producer_id} {} {forgotten}", producer.epoch);
+            for batch in &producer.batches {
+                let TakenBatch { first_sequence, last_sequence, base_offset, end_offset } = batch;
+                let _ = write!(lines, " {first_sequence}:{last_sequence}:{base_offset}:{end_offset}");
+            }
+            lines.push('\n');
+        }
+        lines
+    }
+
+    /// Reads such lines, of a log up to `end`; `None` if they are not that.
+    pub(super) fn from_lines<'a>(lines: impl Iterator<Item = &'a str>, end: Offset) -> Option<Self> {
+        let mut table = Self::default();
+        for line in lines {
+            let (producer_id, producer) = Producer::from_line(line, end)?;
+            let newest = producer.newest().base_offset;
+            let is_new = table.producers.insert(producer_id, producer).is_none();
+            if !is_new || table.by_age.insert(newest, producer_id).is_some() {
+                return None;
+            }
+        }
+        table.forget_oldest();
+        Some(table)
     }
 
     fn forget_oldest(&mut self) {

@@ -106,7 +106,8 @@ impl<D: Disk> Partition<D> {
         marks: Marks,
         now: TimestampMs,
     ) -> Result<Offset, FollowerError> {
-        self.check_copying(epoch)?;
+        // First, so that nothing is waited for once the batches have their place.
+        self.marks_from_leader(epoch, marks, now).await?;
         let limits = StampedLimits { epoch_max: Some(epoch), ..StampedLimits::default() };
         let checked = StampedBatches::check(batches, &limits)
             .map_err(|error| self.lost(epoch, FollowerError::Batches(error.to_string())))?;
@@ -121,7 +122,7 @@ impl<D: Disk> Partition<D> {
         let end = appended.map_err(|error| self.lost(epoch, of_replicated(error)))?.end_offset;
         self.observe_copied(batches);
         self.0.progress.appended(end, batches.len() as u64);
-        self.marks_from_leader(epoch, marks, now).await?;
+        self.0.progress.leader_committed(marks.high_watermark);
         Ok(end)
     }
 

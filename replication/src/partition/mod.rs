@@ -23,6 +23,8 @@ use corelog_engine::log::{FlushPolicy, LogFailure, LogListener, LogStats, Stage}
 use corelog_engine::notify::Notify;
 use corelog_engine::{LeaderEpoch, Log, LogEnds, LogOptions, Offset, TopicPartition};
 
+use derive::SnapshotState;
+
 pub use clients::{Ack, Fetched, ProduceChecks, Produced};
 pub use followers::Marks;
 
@@ -47,6 +49,7 @@ struct Inner<D: Disk> {
     progress: Rc<Progress>,
     isr_options: Cell<IsrOptions>,
     producers: RefCell<Derived<ProducerTable>>,
+    snapshot: SnapshotState,
     /// Changes of the log as a follower that are under way (R18).
     changes: Cell<usize>,
     changed: Notify,
@@ -146,6 +149,7 @@ impl<D: Disk> Partition<D> {
             progress,
             isr_options: Cell::new(IsrOptions::default()),
             producers: RefCell::new(producers),
+            snapshot: SnapshotState::default(),
             changes: Cell::new(0),
             changed: Notify::default(),
             counters: Cell::default(),

@@ -292,46 +292,77 @@ fn a_batch_sent_again_to_the_next_leader_is_not_appended_twice() {
     let executor = Executor::new(10);
     executor.run_until(async {
         let (mut a, mut b) = (Node::new(&executor, 1, Commit).await, Node::new(&executor, 2, Commit).await);
-        let of = |sequence| {
-            let fields = BatchFields {
-                producer_id: 77,
-                producer_epoch: 0,
-                base_sequence: sequence,
-                ..BatchFields::default()
-            };
-            batch(&format!("p{sequence}"), &fields)
-        };
         a.lead(1, &[1, 2]);
         let stream = Stream::follow(&b, &a, 1, 1).await;
         for sequence in 0..3 {
-            a.produce_batch(&of(sequence), Ack::All).await.unwrap();
+            a.produce_batch(&of_producer(sequence), Ack::All).await.unwrap();
         }
         stream.catch_up().await;
-        a.produce_batch(&of(3), Ack::All).await.unwrap();
+        a.produce_batch(&of_producer(3), Ack::All).await.unwrap();
         b.lead(2, &[2]);
-        let again = b.produce_batch(&of(2), Ack::All).await.unwrap();
+        let again = b.produce_batch(&of_producer(2), Ack::All).await.unwrap();
         assert!(again.is_duplicate);
         assert_eq!((again.base_offset, again.end_offset), (Offset(2), Offset(3)));
         b.partition.acked(Ack::All, again.end_offset).unwrap().await.unwrap();
         // The one that only A had comes again, and those behind it; none may jump the queue.
-        let early = b.produce_batch(&of(4), Ack::All).await.unwrap_err();
+        let early = b.produce_batch(&of_producer(4), Ack::All).await.unwrap_err();
         let expected = SequenceError::OutOfOrder { producer_id: 77, expected: 3, found: 4 };
         assert_eq!(early, ProduceError::Sequence(expected));
-        assert!(!b.produce_batch(&of(3), Ack::All).await.unwrap().is_duplicate);
-        assert!(!b.produce_batch(&of(4), Ack::All).await.unwrap().is_duplicate);
+        assert!(!b.produce_batch(&of_producer(3), Ack::All).await.unwrap().is_duplicate);
+        assert!(!b.produce_batch(&of_producer(4), Ack::All).await.unwrap().is_duplicate);
         // A comes back: its own fourth batch goes, and B's is known to it.
         a.restart(Crash::Kill).await;
         let back = Stream::follow(&a, &b, 2, 1).await;
         back.catch_up().await;
         a.lead(3, &[1, 2]);
-        assert!(a.produce_batch(&of(4), Ack::All).await.unwrap().is_duplicate);
+        assert!(a.produce_batch(&of_producer(4), Ack::All).await.unwrap().is_duplicate);
         // And B, which is started anew, reads it from its log.
         b.restart(Crash::Kill).await;
         b.lead(4, &[1, 2]);
-        let again = b.produce_batch(&of(0), Ack::All).await.unwrap();
+        let again = b.produce_batch(&of_producer(0), Ack::All).await.unwrap();
         assert_eq!((again.is_duplicate, again.base_offset), (true, Offset(0)));
         assert_eq!(b.end(), Offset(5));
     });
+}
+
+/// A snapshot of the producers that reflects batches which are cut is thrown away, though the log is as long again.
+#[test]
+fn a_snapshot_of_producers_beyond_a_cut_is_not_believed() {
+    let executor = Executor::new(11);
+    executor.run_until(async {
+        let (mut a, b) = (Node::new(&executor, 1, Commit).await, Node::new(&executor, 2, Commit).await);
+        a.lead(1, &[1, 2]);
+        let stream = Stream::follow(&b, &a, 1, 1).await;
+        a.produce_batch(&of_producer(0), Ack::All).await.unwrap();
+        stream.catch_up().await;
+        a.produce_batch(&of_producer(1), Ack::All).await.unwrap();
+        a.produce_batch(&of_producer(2), Ack::All).await.unwrap();
+        settled(&a).await;
+        a.partition.store_producers(true).await.unwrap();
+        // Its own life goes on with the snapshot.
+        a.restart(Crash::PowerLoss).await;
+        a.lead(2, &[1]);
+        assert!(a.produce_batch(&of_producer(2), Ack::All).await.unwrap().is_duplicate);
+        // The other one leads, and its log is soon as long.
+        b.lead(3, &[2]);
+        for text in ["b0", "b1", "b2"] {
+            b.produce(text).await.unwrap();
+        }
+        a.restart(Crash::Kill).await;
+        Stream::follow(&a, &b, 3, 1).await.catch_up().await;
+        a.restart(Crash::Kill).await;
+        a.lead(4, &[1]);
+        assert!(a.produce_batch(&of_producer(0), Ack::All).await.unwrap().is_duplicate);
+        let new = a.produce_batch(&of_producer(1), Ack::All).await.unwrap();
+        assert_eq!((new.is_duplicate, new.base_offset), (false, Offset(4)));
+    });
+}
+
+/// A batch of one record of an idempotent producer.
+fn of_producer(sequence: i32) -> Vec<u8> {
+    let fields =
+        BatchFields { producer_id: 77, producer_epoch: 0, base_sequence: sequence, ..BatchFields::default() };
+    batch(&format!("p{sequence}"), &fields)
 }
 
 fn limits() -> corelog_engine::log::ReadLimits {
