@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use corelog_engine::batch::BatchWalk;
 use corelog_engine::checkpoint::{load, store};
 use corelog_engine::disk::{Disk, IoClass};
-use corelog_engine::log::{ReadError, ReadLimits};
+use corelog_engine::log::{LogFailure, ReadError, ReadLimits};
 use corelog_engine::{LogEnds, Offset};
 
 use super::Partition;
@@ -23,6 +23,10 @@ const LOAD_BYTES: usize = 1 << 20;
 /// A snapshot is stored again after so many bytes: reading them takes a tenth of a second on a good disk, and the
 /// two syncs of a snapshot are nothing beside writing them.
 const SNAPSHOT_BYTES: u64 = 256 << 20;
+
+/// As above, for a log that is closed and has no idempotent producers: a clean stop is not to write a file for each of
+/// a thousand small logs.
+const CLOSING_SNAPSHOT_BYTES: u64 = 16 << 20;
 
 /// What is known of the snapshot file.
 #[derive(Default)]
@@ -87,7 +91,7 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    /// Stores the table of producers if much was appended since it was last stored; `is_closing`: if anything was.
+    /// Stores the table of producers if much was appended since it was last stored; `is_closing`: if it is worth it.
     /// The shard calls it on a slow timer, and before it closes the log.
     ///
     /// Errors: the log could not be read, or the snapshot not be stored: the next start reads more of the log.
@@ -95,8 +99,11 @@ impl<D: Disk> Partition<D> {
     pub async fn store_producers(&self, is_closing: bool) -> io::Result<()> {
         let state = &self.0.snapshot;
         let bytes = self.0.progress.appended_bytes();
-        let is_due = bytes.saturating_sub(state.at_bytes.get()) >= SNAPSHOT_BYTES;
-        if state.is_storing.get() || !(is_due || is_closing) {
+        let unstored = bytes.saturating_sub(state.at_bytes.get());
+        let is_due = unstored >= if is_closing { CLOSING_SNAPSHOT_BYTES } else { SNAPSHOT_BYTES };
+        let end = self.0.log.ends().end;
+        let has_producers = self.0.producers.borrow().loaded(end).is_some_and(|table| !table.is_empty());
+        if state.is_storing.get() || !(is_due || is_closing && has_producers) {
             return Ok(());
         }
         if !is_closing {
@@ -110,6 +117,14 @@ impl<D: Disk> Partition<D> {
         state.at_bytes.set(bytes);
         state.end.set(Some(end));
         Ok(())
+    }
+
+    /// Stores what is derived from the log, then closes that ([`corelog_engine::Log::close`]).
+    pub async fn close(&self) -> Result<(), LogFailure> {
+        if let Err(error) = self.store_producers(true).await {
+            tracing::warn!(dir = %self.0.log.dir().display(), %error, "cannot store the producers of a log");
+        }
+        self.0.log.close().await
     }
 
     /// The table, if it reflects the whole log and is not stored yet.

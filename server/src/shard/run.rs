@@ -280,6 +280,7 @@ fn spawn_timers(shard: &SharedShard, queues: &Queues) -> Vec<Task<()>> {
         spawn(timers::tick(shard.clone()), queues.latency),
         spawn(timers::flush(shard.clone()), queues.latency),
         spawn(timers::retention(shard.clone()), queues.background),
+        spawn(timers::derived(shard.clone()), queues.background),
         spawn(timers::idle(shard.clone()), queues.background),
     ]
 }
@@ -346,7 +347,7 @@ async fn stop(shard: &SharedShard, reconciling: Task<()>, options: &ShardOptions
 /// Syncs and closes all logs; notes those that went well.
 async fn close_all(shard: SharedShard, closed: Rc<RefCell<Vec<corelog_engine::TopicPartition>>>) {
     let mut closing = stream::iter(shard.registry.open())
-        .map(|partition| async move { (partition.id(), partition.log().close().await) })
+        .map(|partition| async move { (partition.id(), partition.close().await) })
         .buffer_unordered(CLOSINGS_MAX);
     while let Some((id, result)) = closing.next().await {
         match result {

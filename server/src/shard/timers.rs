@@ -25,6 +25,9 @@ const STREAMS_TICK: Duration = Duration::from_millis(100);
 /// How often segments are looked at for retention: much finer than any sensible `retention_ms`.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often is looked which partitions have enough new records to store again what is derived from them.
+const DERIVED_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How often logs that took no append give memory back.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -118,6 +121,20 @@ pub(super) async fn retention(shard: SharedShard) {
                 Err(error) => tracing::warn!(
                     dir = %partition.log().dir().display(), %error, "retention failed; it is tried again"
                 ),
+            }
+            glommio::yield_if_needed().await;
+        }
+    }
+}
+
+/// Stores what is derived from logs, so that a start need not read them whole. Runs in the background queue.
+pub(super) async fn derived(shard: SharedShard) {
+    loop {
+        sleep(DERIVED_INTERVAL).await;
+        for partition in shard.registry.open() {
+            // A poisoned or full disk has been told already, and the log holds all that is needed.
+            if let Err(error) = partition.store_producers(false).await {
+                tracing::debug!(dir = %partition.log().dir().display(), %error, "cannot store the producers");
             }
             glommio::yield_if_needed().await;
         }

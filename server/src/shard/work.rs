@@ -246,7 +246,7 @@ async fn close(shard: &Shard, id: TopicPartition) {
 }
 
 async fn close_log(partition: &ShardPartition) {
-    if let Err(failure) = partition.log().close().await {
+    if let Err(failure) = partition.close().await {
         tracing::error!(dir = %partition.log().dir().display(), %failure, "cannot close a log cleanly");
     }
 }
