@@ -6,10 +6,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use corelog_engine::{LeaderEpoch, LogId};
+use corelog_engine::{LeaderEpoch, LogId, PartitionId, TimestampMs, TopicId, TopicPartition};
 
 use super::standing::Standing;
-use crate::cluster::{DataDirId, FaultKind, Incarnation, PartitionLeader, PartitionRecord, ReplicaRecord};
+use crate::cluster::keys::Subject;
+use crate::cluster::{
+    ClusterState, DataDirId, DataDirRecord, Endpoint, FaultKind, Incarnation, NamedTopic, NodeIntent,
+    NodeRecord, PartitionLeader, PartitionRecord, ReplicaFault, ReplicaRecord, ShardRecord, Stored,
+    Suspicion, TopicRecord,
+};
+use crate::coordination::{Entry, Event, Op, Version};
 use crate::replica::{NodeId, ReplicaId};
 
 /// The log that the replica of a node has in these tests.
@@ -109,4 +115,108 @@ pub(super) fn standings(text: &str) -> Standings {
         table.insert(NodeId(node.parse().expect("a node")), standing);
     }
     Standings(table)
+}
+
+/// The topic of these tests, called `t`.
+pub(super) const TOPIC: TopicId = TopicId(1);
+
+/// One of its partitions.
+pub(super) fn id(number: u32) -> TopicPartition {
+    TopicPartition { topic: TOPIC, partition: PartitionId(number) }
+}
+
+/// The picture with these nodes and these partitions of one topic; a fault is of the node's replica of each.
+pub(super) fn cluster(nodes: &str, partitions: &[&str]) -> ClusterState {
+    let Standings(table) = standings(nodes);
+    let records: Vec<PartitionRecord> = partitions.iter().map(|text| record(text)).collect();
+    let mut entries = Vec::new();
+    let mut add = |subject: Subject, value: crate::coordination::Value| {
+        entries.push(Entry { key: subject.key(), value, version: Version(0) });
+    };
+    for (node, standing) in &table {
+        add(Subject::Node(*node), registration(*node, *standing).encode());
+        let intent = NodeIntent { node: *node, is_drained: standing.is_leaving };
+        add(Subject::Intent(*node), intent.encode());
+        if let Some((kind, incarnation)) = standing.fault.zip(standing.incarnation) {
+            let replica = replica(node.0).id();
+            add(
+                Subject::Fault(replica),
+                ReplicaFault { replica, kind, reason: format!("{incarnation:?}") }.encode(),
+            );
+        }
+        let other = table.keys().find(|other| *other != node);
+        if let Some((by, incarnation)) = other.zip(standing.incarnation).filter(|_| standing.is_suspected) {
+            let suspicion = Suspicion { by: *by, node: *node, incarnation };
+            add(Subject::Suspicion { by: *by, node: *node }, suspicion.encode());
+        }
+    }
+    if let Some(first) = records.first() {
+        let topic = TopicRecord {
+            id: TOPIC,
+            name: "t".to_owned(),
+            created: TimestampMs(0),
+            partitions: u32::try_from(records.len()).expect("few"),
+            replicas: u16::try_from(first.replicas.len()).expect("few"),
+            is_internal: false,
+            options: BTreeMap::new(),
+        };
+        add(Subject::Topic(TOPIC), topic.encode());
+        add(Subject::Name("t".to_owned()), NamedTopic(TOPIC).encode());
+    }
+    (0..).zip(&records).for_each(|(number, record)| add(Subject::Partition(id(number)), record.encode()));
+    let mut state = ClusterState::default();
+    state.apply(&Event::State { session: 1, entries });
+    assert!(state.problems.is_empty(), "{:?}", state.problems);
+    state
+}
+
+fn registration(node: NodeId, standing: Standing) -> NodeRecord {
+    let endpoint = || Endpoint { host: "n".to_owned(), port: 1 };
+    let dir = u128::from(node.0) + if standing.is_dir_missing { 1_000 } else { 0 };
+    NodeRecord {
+        node,
+        incarnation: standing.incarnation.expect("a node that runs has one"),
+        started: TimestampMs(0),
+        program_version: String::new(),
+        rack: String::new(),
+        shards: vec![ShardRecord { core: 0, client: endpoint(), replication: endpoint() }],
+        data_dirs: vec![DataDirRecord { id: DataDirId(dir), free_bytes: 1 << 40 }],
+        is_stopping: false,
+        http: None,
+    }
+}
+
+/// Does the commits on the picture, as a store would. Panics on a conflict.
+pub(super) fn commit(state: &mut ClusterState, commits: &[Vec<Op>], stored: &mut BTreeMap<String, i64>) {
+    for op in commits.iter().flatten() {
+        let there = stored.get(op.key()).copied();
+        let event = match op {
+            Op::Check { key, version } => {
+                assert_eq!(there.unwrap_or(0), version.0, "{key}");
+                continue;
+            }
+            Op::Create { key, value, .. } => {
+                stored.insert(key.clone(), 0);
+                Event::Changed(Entry { key: key.clone(), value: value.clone(), version: Version(0) })
+            }
+            Op::Put { key, value, version } => {
+                assert_eq!(there.unwrap_or(0), version.0, "{key}");
+                stored.insert(key.clone(), version.0 + 1);
+                let version = Version(version.0 + 1);
+                Event::Changed(Entry { key: key.clone(), value: value.clone(), version })
+            }
+            Op::Delete { key, version } => {
+                assert_eq!(there.unwrap_or(0), version.0, "{key}");
+                stored.remove(key);
+                Event::Removed { key: key.clone() }
+            }
+        };
+        state.apply(&event);
+    }
+    assert!(state.problems.is_empty(), "{:?}", state.problems);
+}
+
+/// A partition of the picture, in words.
+pub(super) fn show(state: &ClusterState, number: u32) -> String {
+    RecordText((*state.partitions[&id(number)].record).clone()).to_string()
 }

@@ -3,12 +3,14 @@
 //! Invariant: records are given up only here, only for the partition that was named, and only while no replica that has
 //! them all can lead.
 
-use corelog_engine::{LogId, TopicPartition};
+use corelog_engine::{LogId, TopicId, TopicPartition};
 
 use super::{UnknownPartition, partition};
 use crate::cluster::keys::Subject;
 use crate::cluster::{ClusterState, PartitionLeader, PartitionRecord, ReplicaRecord, Stored};
+use crate::controller::commits::Commits;
 use crate::controller::placement::Sites;
+use crate::controller::standing::exists;
 use crate::controller::{Standing, moves};
 use crate::coordination::Op;
 use crate::replica::{NodeId, ReplicaId};
@@ -80,6 +82,22 @@ pub fn elect_preferred(
         moves::to_preferred(stored, &standing).ok_or(ElectPreferredError::Unfit { node: preferred.node })?;
     let key = Subject::Partition(id).key();
     Ok(vec![vec![Op::Put { key, value: next.encode(), version: stored.version }]])
+}
+
+/// Decides on the leadership of every preferred leader that could lead and does not, of one topic or of all.
+pub fn elect_all_preferred(state: &ClusterState, topic: Option<TopicId>) -> Vec<Vec<Op>> {
+    let standing = |replica: &ReplicaRecord| Standing::of(state, replica);
+    let mut commits = Commits::new(vec![]);
+    for (id, stored) in state.partitions.iter().filter(|(id, _)| exists(state, **id)) {
+        if topic.is_some_and(|topic| topic != id.topic) {
+            continue;
+        }
+        if let Some(next) = moves::to_preferred(stored, &standing) {
+            let key = Subject::Partition(*id).key();
+            commits.add([Op::Put { key, value: next.encode(), version: stored.version }]);
+        }
+    }
+    commits.finish()
 }
 
 /// Decides on a leader that may lack acked records: they are given up, and consumers are told.

@@ -10,7 +10,9 @@ mod nodes;
 mod replicas;
 mod topics;
 
-pub use leaders::{ElectPreferredError, ElectUncleanError, elect_preferred, elect_unclean};
+pub use leaders::{
+    ElectPreferredError, ElectUncleanError, elect_all_preferred, elect_preferred, elect_unclean,
+};
 pub use nodes::{DrainError, ForgetNodeError, drain, forget_node, leaders_on};
 pub use replicas::{
     AddReplicaError, RemoveReplicaError, SetReplicasError, add_replica, remove_replica, set_replicas,
@@ -52,3 +54,6 @@ fn partition(
     let stored = state.partitions.get(&partition).filter(|_| exists(state, partition));
     stored.ok_or(UnknownPartition { partition })
 }
+
+#[cfg(test)]
+mod tests;
