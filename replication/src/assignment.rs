@@ -5,6 +5,7 @@
 
 use corelog_engine::{LeaderEpoch, TopicPartition};
 
+use crate::cluster::Incarnation;
 use crate::coordination::Version;
 use crate::replica::{NodeId, ReplicaId};
 
@@ -78,6 +79,9 @@ pub enum Report {
     Seen {
         /// Whose.
         node: NodeId,
+        /// Which start of it: the one that was last connected to. Says nothing about a later one, which may listen
+        /// elsewhere.
+        incarnation: Incarnation,
         /// How.
         sighting: Sighting,
     },

@@ -168,17 +168,23 @@ impl<D: Disk, H: Host> Replicas<D, H> {
         partition.set_isolated(self.0.shared.is_isolated.get());
         let hosted = Hosted { partition, assignment: None, fetched_from: None, verified: None };
         let before = self.0.shared.hosted.borrow_mut().insert(id, hosted);
-        if let Some(before) = before {
-            self.unfollow(id, before.fetched_from);
+        match before {
+            Some(before) => self.end_streams(id, before.fetched_from),
+            None => self.tell_feeders(id),
         }
-        self.tell_feeders(id);
     }
 
     /// A partition is here no more; its streams end. The caller closes or deletes the log.
     pub fn drop_partition(&self, id: TopicPartition) {
         let dropped = self.0.shared.hosted.borrow_mut().remove(&id);
-        let Some(dropped) = dropped else { return };
-        self.unfollow(id, dropped.fetched_from);
+        if let Some(dropped) = dropped {
+            self.end_streams(id, dropped.fetched_from);
+        }
+    }
+
+    /// Ends all streams of a partition that is not here, or not the same, any more.
+    fn end_streams(&self, id: TopicPartition, fetched_from: Option<PeerShard>) {
+        self.unfollow(id, fetched_from);
         let feeders = self.0.feeders.borrow().values().cloned().collect::<Vec<_>>();
         for feeder in feeders {
             feeder.partition_dropped(id);
@@ -304,11 +310,20 @@ impl<D: Disk, H: Host> Replicas<D, H> {
 
     /// Looks at the time: who is in sync, who is silent, who may try again. Every hundred ms or so.
     ///
-    /// Cost: a look at each partition that leads or follows.
+    /// Cost: a look at each partition that has several replicas.
     pub fn tick(&self) {
         let shared = &self.0.shared;
         let now_ms = shared.host.now_ms();
-        let partitions = shared.hosted.borrow().values().map(|h| h.partition.clone()).collect::<Vec<_>>();
+        let has_others = |hosted: &&Hosted<D>| {
+            hosted.assignment.as_ref().is_some_and(|a| a.replicas.len() > 1 || a.isr.len() > 1)
+        };
+        let partitions = shared
+            .hosted
+            .borrow()
+            .values()
+            .filter(has_others)
+            .map(|h| h.partition.clone())
+            .collect::<Vec<_>>();
         for partition in partitions {
             match partition.role() {
                 CurrentRole::Leading => shared.propose(&partition),

@@ -7,7 +7,7 @@ mod stream_support;
 use corelog_engine::Offset;
 use corelog_replication::stream::StreamOptions;
 use corelog_replication::{Report, Sighting};
-use corelog_sim::SimDiskOptions;
+use corelog_sim::{Fault, FaultEffect, FaultKind, SimDiskOptions};
 use stream_support::{Setup, Wire, World, id, world};
 
 fn options() -> StreamOptions {
@@ -358,4 +358,40 @@ fn damage_that_a_new_follower_meets_at_its_leader_is_mended_from_another_one() {
     world.assert_equal(0, &[2, 3]);
     assert_eq!(world.node(1).replicas.stats().repaired_ranges, 1);
     world.assert_equal(0, &[1, 2, 3]);
+}
+
+#[test]
+fn a_disk_that_hangs_stops_its_own_partitions_alone() {
+    let world = world(31, Setup::default());
+    // Two disks on each node.
+    for partition in [0, 40] {
+        world.create(partition, &[1, 2]);
+        world.assign(partition, 1, &[1, 2], &[1, 2]);
+        world.produce(1, partition, 1, 100);
+    }
+    let hang = FaultEffect::Delay { us: 10_000_000 };
+    world.node(2).disk.inject(Fault::eio(FaultKind::Write, "/d/p0").times(1_000_000).with(hang));
+    let mut slowest_us = 0;
+    for round in 0..60 {
+        // More than the log takes unwritten, and than the credit of the connection.
+        world.append(1, 0, 12, 50_000);
+        let before = world.executor.now_us();
+        world.produce(1, 40, 1, 100);
+        let took_us = world.executor.now_us() - before;
+        slowest_us = slowest_us.max(took_us);
+        if round > 55 {
+            assert!(took_us < 10_000, "{took_us} us for a partition on a sound disk");
+        }
+    }
+    assert!(slowest_us < 2_500_000, "{slowest_us} us while the hanging disk was found out");
+    let reports = world.node(1).reports.borrow();
+    let left_out = reports.iter().any(|report| match report {
+        Report::Isr(proposal) => proposal.partition == id(0) && proposal.isr.len() == 1,
+        _ => false,
+    });
+    assert!(left_out, "it is not waited for");
+    drop(reports);
+    world.node(2).disk.heal();
+    world.assert_equal(0, &[1, 2]);
+    world.assert_equal(40, &[1, 2]);
 }

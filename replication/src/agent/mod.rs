@@ -255,7 +255,7 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
     pub fn report(&self, report: Report) {
         match report {
             Report::Isr(proposal) => self.0.state.borrow_mut().proposals.push(proposal),
-            Report::Seen { node, sighting } => self.seen(node, sighting),
+            Report::Seen { node, incarnation, sighting } => self.seen(node, incarnation, sighting),
             Report::Verified { replica } => self.clear_fault(replica, FaultKind::Unverified),
         }
         self.0.work.notify_all();
@@ -280,15 +280,16 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
         self.0.work.notify_all();
     }
 
-    fn seen(&self, node: NodeId, sighting: Sighting) {
+    fn seen(&self, node: NodeId, incarnation: Incarnation, sighting: Sighting) {
         let now_ms = self.0.clock.now_ms();
         let mut state = self.0.state.borrow_mut();
         let by = state.registration.node;
         match sighting {
             Sighting::Refused => {
-                let Some(incarnation) = state.cluster.nodes.get(&node).map(|node| node.incarnation) else {
+                // A later start has registered: what was refused is the address of an earlier one.
+                if state.cluster.nodes.get(&node).is_none_or(|known| known.incarnation != incarnation) {
                     return;
-                };
+                }
                 let since =
                     state.suspected.get(&node).filter(|known| known.0 == incarnation).map(|known| known.1);
                 state.suspected.insert(node, (incarnation, since.unwrap_or(now_ms)));

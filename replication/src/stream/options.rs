@@ -16,6 +16,9 @@ pub struct StreamOptions {
     pub reconnect_ms_max: u64,
     /// A stream that could not go on (a full disk, damage) is tried again after this.
     pub retry_ms: u64,
+    /// A follower's log that takes nothing for so long is given up for a while: what is held for it comes out of the
+    /// credit of the others.
+    pub stall_ms_max: u64,
     /// A side that has sent nothing for so long sends a sign of life.
     pub heartbeat_ms: u64,
     /// A connection on which nothing came for so long is given up: half-open, or the peer hangs.
@@ -43,13 +46,14 @@ impl Default for StreamOptions {
             reconnect_ms_min: 50,
             reconnect_ms_max: 1_000,
             retry_ms: 500,
+            stall_ms_max: 2_000,
             heartbeat_ms: 500,
             silence_ms_max: 3_000,
             catch_up_bytes_per_second: None,
             scrub_bytes_per_second: Some(8 << 20),
             scrub_pause_ms: 3_600_000,
-            connections_max: 1_024,
-            streams_max: 65_536,
+            connections_max: 512,
+            streams_max: 20_000,
             ranges_max: 8,
         }
     }

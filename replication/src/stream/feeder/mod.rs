@@ -68,7 +68,7 @@ pub(crate) struct Feeder<D: Disk, H: Host> {
     credit_max: i64,
     credit: Cell<i64>,
     /// Places that have batches and no credit.
-    starved: RefCell<Vec<u32>>,
+    starved: DirtyList,
     /// Places whose marks moved without batches: sent with the next tick.
     lazy: DirtyList,
     marks_are_due: Cell<bool>,
@@ -142,7 +142,7 @@ impl<D: Disk, H: Host> Feeder<D, H> {
             answers: RefCell::default(),
             credit_max: credit,
             credit: Cell::new(credit),
-            starved: RefCell::default(),
+            starved: DirtyList::default(),
             lazy: DirtyList::default(),
             marks_are_due: Cell::new(false),
             far_behind: RefCell::default(),
@@ -308,9 +308,8 @@ impl<D: Disk, H: Host> Feeder<D, H> {
         if credit_bytes > 0 {
             let credit = self.credit.get().saturating_add(i64::try_from(credit_bytes).unwrap_or(i64::MAX));
             self.credit.set(credit.min(self.credit_max));
-            let starved = std::mem::take(&mut *self.starved.borrow_mut());
-            let has_work = !starved.is_empty() || !self.chunks.borrow().is_empty();
-            for place in starved {
+            let has_work = self.starved.len() > 0 || !self.chunks.borrow().is_empty();
+            while let Some(place) = self.starved.pop() {
                 self.session.dirty.add(place);
             }
             if has_work {

@@ -8,7 +8,7 @@
 use std::rc::Rc;
 
 use corelog_engine::buffer::DmaSlice;
-use corelog_engine::disk::{Disk, IoClass};
+use corelog_engine::disk::Disk;
 use corelog_engine::log::{ReadBatches, ReadLimits};
 use corelog_engine::{LeaderEpoch, Offset};
 use corelog_schemas::ErrorCode;
@@ -243,15 +243,17 @@ impl<D: Disk, H: Host> Feeder<D, H> {
             return;
         }
         if self.credit.get() <= bundle.bytes as i64 {
-            self.starved.borrow_mut().push(place);
+            self.starved.add(place);
             return;
         }
         let room = self.shared.options.bundle_bytes_max - bundle.bytes;
         let is_alone = self.session.dirty.len() == 0;
         let bytes_max = if is_alone { room } else { room.min(self.shared.options.turn_bytes_max) };
         // The tail is in memory: the future is ready. If it is not, the bytes have to come from the disk.
-        let limits = ReadLimits { bytes_max, class: IoClass::CatchUp };
-        match partition.read_for_follower(sending.epoch, sending.next, limits).now_or_never() {
+        match partition
+            .read_for_follower(sending.epoch, sending.next, ReadLimits::bytes(bytes_max))
+            .now_or_never()
+        {
             None => self.falls_behind(place),
             Some(Ok(read)) if read.bytes == 0 => {}
             Some(Ok(read)) => {

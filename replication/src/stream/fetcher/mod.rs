@@ -14,7 +14,7 @@ mod work;
 mod write;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use corelog_engine::disk::Disk;
@@ -33,7 +33,7 @@ use super::session::Session;
 use super::slab::Slab;
 use super::stats::FetcherStats;
 use crate::assignment::{Report, Sighting};
-use crate::cluster::Endpoint;
+use crate::cluster::{Endpoint, Incarnation};
 use crate::leader::ReplicaEnds;
 use crate::partition::Partition;
 use crate::replicas::Shared;
@@ -59,8 +59,12 @@ pub(crate) struct Fetcher<D: Disk, H: Host> {
     unfollows: RefCell<Vec<u32>>,
     /// When a partition asks again that could not go on.
     retries: RefCell<VecDeque<(u64, u32)>>,
+    /// Places at which something waits for the log.
+    working: RefCell<BTreeSet<u32>>,
     leaving: Cell<Leaving>,
     left: Notify,
+    /// Which start of the leader's node was last connected to.
+    incarnation: Cell<Option<Incarnation>>,
     is_stopped: Cell<bool>,
     received_bytes: Cell<u64>,
     connections: Cell<u64>,
@@ -102,6 +106,8 @@ struct Followed<D: Disk, H: Host> {
     /// What waits for its turn.
     work: VecDeque<Work<H>>,
     is_working: bool,
+    /// Since when the log is asked to take the batches that it is asked to take.
+    appending_since_ms: Option<u64>,
     /// Why it could not go on, for `cluster status`.
     problem: Option<String>,
     _watching: Watching,
@@ -117,6 +123,8 @@ enum Phase {
     Copying,
     /// Could not go on: asks again after a while.
     Paused,
+    /// Its log takes nothing: asks again when it does.
+    Stalled,
     /// Cannot go on: its log failed, or it does not follow any more.
     Stopped,
 }
@@ -139,8 +147,10 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
             questions: RefCell::default(),
             unfollows: RefCell::default(),
             retries: RefCell::default(),
+            working: RefCell::default(),
             leaving: Cell::new(Leaving::No),
             left: Notify::default(),
+            incarnation: Cell::new(None),
             is_stopped: Cell::new(false),
             received_bytes: Cell::new(0),
             connections: Cell::new(0),
@@ -183,6 +193,7 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
             reported: None,
             work: VecDeque::new(),
             is_working: false,
+            appending_since_ms: None,
             problem: None,
             _watching: watching,
         });
@@ -252,6 +263,7 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
         for (_, place) in due {
             has_work |= self.asks_again(place, Phase::Paused);
         }
+        has_work |= self.look_for_stalls(now_ms);
         while let Some(place) = self.lazy.pop() {
             if let Some(followed) = self.followed.borrow_mut().get_mut(place) {
                 followed.reported = None;
@@ -375,7 +387,10 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
         live.session.send(&hello, &[]).await?;
         match live.session.recv().await?.0 {
             StreamMessage::HelloAnswer(answer) => match answer.version {
-                Ok(STREAM_VERSION_MIN..=STREAM_VERSION) => Ok(()),
+                Ok(STREAM_VERSION_MIN..=STREAM_VERSION) => {
+                    self.incarnation.set(Some(Incarnation(answer.incarnation)));
+                    Ok(())
+                }
                 Ok(version) => Err(LinkError::Broken(format!("the leader chose version {version}"))),
                 Err(failure) => Err(LinkError::Broken(failure.to_string())),
             },
@@ -383,8 +398,11 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
         }
     }
 
+    /// Tells of the process that was last connected to.
     fn saw(&self, sighting: Sighting) {
-        self.shared.host.report(Report::Seen { node: self.leader.node, sighting });
+        if let Some(incarnation) = self.incarnation.get() {
+            self.shared.host.report(Report::Seen { node: self.leader.node, incarnation, sighting });
+        }
     }
 
     /// Nothing of the connection counts any more.

@@ -2,9 +2,9 @@
 //!
 //! Owns: the fast way. A partition at which nothing waits takes its batches straight from the receive buffer, without
 //! a task or an allocation of its own; one whose log has to wait (a slow disk, no memory) gets a queue, so that it does
-//! not hold up the others. What a queue holds is bounded by the credit.
+//! not hold up the others. What a queue holds is bounded by the credit, and keeps only its own credit from the leader:
+//! out of a message with several partitions' batches it takes a copy.
 
-use std::ops::{Deref, Range};
 use std::rc::Rc;
 
 use corelog_engine::Offset;
@@ -18,22 +18,32 @@ use crate::partition::Marks;
 use crate::stream::link::{Host, Link, LinkError, Priority};
 use crate::stream::ranges;
 
-/// The batches of one message; gives its credit back when the last of them is in its log.
-pub(super) struct Payload<H: Host> {
-    bytes: <H::Link as Link>::Payload,
+/// Batches that wait for their log; their credit goes back when they are dropped.
+pub(super) struct Waiting<H: Host> {
+    bytes: WaitingBytes<H>,
     credit: Rc<Credit>,
 }
 
-impl<H: Host> Payload<H> {
-    /// A part of it.
-    pub(super) fn part(&self, range: Range<usize>) -> &[u8] {
-        &self.bytes.deref()[range]
+enum WaitingBytes<H: Host> {
+    /// All of a message.
+    Whole(<H::Link as Link>::Payload),
+    /// A part of one, copied, so that the rest does not wait with it.
+    Part(Vec<u8>),
+}
+
+impl<H: Host> Waiting<H> {
+    /// The batches.
+    pub(super) fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            WaitingBytes::Whole(payload) => payload,
+            WaitingBytes::Part(bytes) => bytes,
+        }
     }
 }
 
-impl<H: Host> Drop for Payload<H> {
+impl<H: Host> Drop for Waiting<H> {
     fn drop(&mut self) {
-        self.credit.give_back(self.bytes.len() as u64);
+        self.credit.give_back(self.bytes().len() as u64);
     }
 }
 
@@ -45,8 +55,7 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
             match message {
                 StreamMessage::Batches(batches) => {
                     self.received_bytes.set(self.received_bytes.get() + payload.len() as u64);
-                    let payload = Payload { bytes: payload, credit: live.credit.clone() };
-                    self.batches(&batches, payload);
+                    self.batches(&live.credit, &batches, payload);
                 }
                 StreamMessage::Marks(marks) => {
                     for mark in &marks {
@@ -88,17 +97,30 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
     }
 
     /// Batches of several partitions: each to its log, or into its queue.
-    fn batches(self: &Rc<Self>, batches: &[StreamBatch], payload: Payload<H>) {
-        // Shared only if one of them has to wait.
-        let mut payload = Shareable::Whole(payload);
+    fn batches(
+        self: &Rc<Self>,
+        credit: &Rc<Credit>,
+        batches: &[StreamBatch],
+        payload: <H::Link as Link>::Payload,
+    ) {
         let mut at = 0;
         for batch in batches {
             let range = at..at + batch.records_bytes as usize;
             at = range.end;
-            let Some(place) = self.place_of(batch.stream) else { continue };
-            if !self.append_now(place, batch, payload.part(range.clone())) {
-                let work = Work::Batches { payload: payload.share(), range, batch: *batch };
-                self.queue(place, work);
+            let place = self.place_of(batch.stream);
+            let bytes = &payload[range];
+            match place.filter(|&place| !self.append_now(place, batch, bytes)) {
+                None => credit.give_back(bytes.len() as u64),
+                Some(place) if batches.len() == 1 => {
+                    let waiting = Waiting { bytes: WaitingBytes::Whole(payload), credit: credit.clone() };
+                    self.queue(place, Work::Batches { waiting, batch: *batch });
+                    return;
+                }
+                Some(place) => {
+                    let bytes = WaitingBytes::Part(bytes.to_vec());
+                    let waiting = Waiting { bytes, credit: credit.clone() };
+                    self.queue(place, Work::Batches { waiting, batch: *batch });
+                }
             }
         }
     }
@@ -165,32 +187,4 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
 /// The marks of a message.
 pub(super) fn marks_of(high_watermark: u64, log_start_offset: u64) -> Marks {
     Marks { high_watermark: Offset(high_watermark), log_start: Offset(log_start_offset) }
-}
-
-/// A payload that is put behind a counter only when a queue needs a part of it.
-enum Shareable<H: Host> {
-    Whole(Payload<H>),
-    Shared(Rc<Payload<H>>),
-    /// Only while it is being shared.
-    Moving,
-}
-
-impl<H: Host> Shareable<H> {
-    fn part(&self, range: Range<usize>) -> &[u8] {
-        match self {
-            Self::Whole(payload) => payload.part(range),
-            Self::Shared(payload) => payload.part(range),
-            Self::Moving => &[],
-        }
-    }
-
-    fn share(&mut self) -> Rc<Payload<H>> {
-        let shared = match std::mem::replace(self, Self::Moving) {
-            Self::Whole(payload) => Rc::new(payload),
-            Self::Shared(payload) => payload,
-            Self::Moving => unreachable!("it is moved within this method alone"),
-        };
-        *self = Self::Shared(shared.clone());
-        shared
-    }
 }

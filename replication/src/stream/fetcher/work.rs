@@ -3,7 +3,6 @@
 //! Owns: the queue of each partition and the task that works it off, one at a time, in order. A task lives only while
 //! there is something to do.
 
-use std::ops::Range;
 use std::rc::Rc;
 
 use corelog_engine::LeaderEpoch;
@@ -12,7 +11,7 @@ use corelog_engine::log::{AppendError, TrimError};
 use corelog_schemas::ErrorCode;
 use corelog_schemas::messages::{StreamAnswer, StreamBatch, StreamMark, StreamVerdict};
 
-use super::read::{Payload, marks_of};
+use super::read::{Waiting, marks_of};
 use super::{Fetcher, Phase};
 use crate::errors::FollowerError;
 use crate::follower::HandshakeError;
@@ -28,10 +27,8 @@ pub(super) enum Work<H: Host> {
     Answer(StreamAnswer),
     /// Append.
     Batches {
-        /// Where the bytes are.
-        payload: Rc<Payload<H>>,
-        /// Which of them.
-        range: Range<usize>,
+        /// Their bytes.
+        waiting: Waiting<H>,
         /// Whose they are.
         batch: StreamBatch,
     },
@@ -63,6 +60,7 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
             }
             followed.serial
         };
+        self.working.borrow_mut().insert(place);
         self.shared.spawn(self.clone().work(place, serial), Priority::Stream);
     }
 
@@ -92,10 +90,16 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
         let followed = followed.get_mut(place).filter(|followed| followed.serial == serial)?;
         while let Some(work) = followed.work.pop_front() {
             if work.stream().is_none() || work.stream() == followed.stream {
+                let is_append = matches!(work, Work::Batches { .. });
+                followed.appending_since_ms = is_append.then(|| self.shared.host.now_ms());
                 return Some((work, followed.partition.clone(), followed.epoch));
             }
         }
         followed.is_working = false;
+        followed.appending_since_ms = None;
+        if followed.phase != Phase::Stalled {
+            self.working.borrow_mut().remove(&place);
+        }
         None
     }
 
@@ -117,11 +121,11 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
                 let is_copying = partition.answered(LeaderEpoch(message.leader_epoch), &answer).await?;
                 self.answered(place, serial, message.stream, is_copying);
             }
-            Work::Batches { payload, range, batch } => {
+            Work::Batches { waiting, batch } => {
                 let marks = marks_of(batch.high_watermark, batch.log_start_offset);
                 let epoch = LeaderEpoch(batch.leader_epoch);
-                let bytes = payload.part(range.clone());
-                partition.append_from_leader(epoch, bytes, marks, self.shared.host.wall()).await?;
+                let now = self.shared.host.wall();
+                partition.append_from_leader(epoch, waiting.bytes(), marks, now).await?;
             }
             Work::Marks(mark) => {
                 let marks = marks_of(mark.high_watermark, mark.log_start_offset);
@@ -199,7 +203,11 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
             | FollowerError::Append(_)
             | FollowerError::Trim(_) => false,
         };
-        if is_over { self.stop_stream(place) } else { self.pause(place, self.shared.options.retry_ms) }
+        if is_over {
+            self.stop_stream(place, Phase::Stopped)
+        } else {
+            self.pause(place, self.shared.options.retry_ms)
+        }
     }
 
     /// Asks again after a while; what comes of the old stream is forgotten.
@@ -220,11 +228,41 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
         }
     }
 
-    /// The log has failed, or this replica has another role: the leader need not wait for it.
-    fn stop_stream(&self, place: u32) {
+    /// Gives up, for a while, partitions whose log takes nothing. Returns whether one of them takes something again.
+    pub(super) fn look_for_stalls(&self, now_ms: u64) -> bool {
+        let places = self.working.borrow().iter().copied().collect::<Vec<_>>();
+        let mut has_work = false;
+        for place in places {
+            let Some((phase, since_ms, partition)) = self.state_of(place) else {
+                self.working.borrow_mut().remove(&place);
+                continue;
+            };
+            let is_stuck = |since_ms: u64| now_ms.saturating_sub(since_ms) > self.shared.options.stall_ms_max;
+            if phase == Phase::Stalled && since_ms.is_none() && partition.log().stats().unwritten_bytes == 0 {
+                self.working.borrow_mut().remove(&place);
+                has_work |= self.asks_again(place, Phase::Stalled);
+            } else if phase != Phase::Stalled && since_ms.is_some_and(is_stuck) {
+                self.stop_stream(place, Phase::Stalled);
+            }
+        }
+        has_work
+    }
+
+    fn state_of(&self, place: u32) -> Option<(Phase, Option<u64>, Partition<D>)> {
+        let followed = self.followed.borrow();
+        let followed = followed.get(place)?;
+        Some((followed.phase, followed.appending_since_ms, followed.partition.clone()))
+    }
+
+    /// The log has failed or takes nothing, or this replica has another role: the leader need not wait for it.
+    fn stop_stream(&self, place: u32, phase: Phase) {
         let mut followed = self.followed.borrow_mut();
         let Some(followed) = followed.get_mut(place) else { return };
-        followed.phase = Phase::Stopped;
+        followed.phase = phase;
+        followed.work.clear();
+        if phase == Phase::Stalled {
+            followed.problem = Some("the log takes nothing: is its disk stuck?".to_owned());
+        }
         if let Some(stream) = followed.stream.take() {
             self.by_stream.borrow_mut().remove(&stream);
             self.unfollows.borrow_mut().push(stream);

@@ -91,7 +91,9 @@ impl<D: Disk, H: Host> Fetcher<D, H> {
                 None
             }
             (Phase::Copying, _) => self.report(place),
-            (Phase::ToAsk, true) | (Phase::Asked | Phase::Paused | Phase::Stopped, _) => None,
+            (Phase::ToAsk, true) | (Phase::Asked | Phase::Paused | Phase::Stalled | Phase::Stopped, _) => {
+                None
+            }
         }
     }
 

@@ -1,3 +1,5 @@
+//! Every message comes back as it was; what is damaged does no harm.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -163,7 +163,11 @@ mod tests {
     #[test]
     fn a_newer_report_about_the_same_thing_takes_the_place_of_one_that_waits() {
         let outbox = Outbox::default();
-        let seen = |node, sighting| Report::Seen { node: NodeId(node), sighting };
+        let seen = |node, sighting| Report::Seen {
+            node: NodeId(node),
+            incarnation: corelog_replication::cluster::Incarnation(1),
+            sighting,
+        };
         outbox.put(seen(1, Sighting::Refused));
         outbox.put(seen(2, Sighting::Refused));
         outbox.put(seen(1, Sighting::Connected));
