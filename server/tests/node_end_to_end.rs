@@ -248,6 +248,46 @@ async fn a_lost_log_is_reported_and_never_replaced_by_an_empty_one() {
     assert!(node.log().contains("is missing"), "{}", node.log());
 }
 
+/// Keeps others from opening a file: whoever tries waits until this is dropped (at most 45 s).
+fn lease(path: &std::path::Path) -> std::fs::File {
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&file);
+    // SAFETY: the descriptor is open; no memory is involved. The signal that somebody waits is ignored.
+    let taken = unsafe {
+        libc::signal(libc::SIGIO, libc::SIG_IGN);
+        libc::fcntl(descriptor, libc::F_SETLEASE, libc::F_WRLCK)
+    };
+    assert_eq!(taken, 0, "{}", std::io::Error::last_os_error());
+    file
+}
+
+#[tokio::test]
+async fn a_log_whose_opening_hangs_holds_up_no_other() {
+    let dir = directory();
+    let data = dir.path().join("data");
+    let node = Setup::new(&data, "0").start();
+    node.create_topic("t", 2).await;
+    let mut bare = node.shard(0);
+    assert_eq!((try_produce(&mut bare, "t", 0), try_produce(&mut bare, "t", 1)), (Ok(0), Ok(0)));
+    let (status, _) = node.stop();
+    assert!(status.success());
+    let topic = std::fs::read_dir(data.join("topics")).unwrap().next().unwrap().unwrap().path();
+    let lease = lease(&topic.join("0").join("log.checkpoint"));
+    let node = Setup::new(&data, "0").start();
+    let mut bare = node.shard(0);
+    assert_eq!(try_produce(&mut bare, "t", 0), Err(ErrorCode::PartitionOffline));
+    assert_eq!(try_produce(&mut bare, "t", 1), Ok(1));
+    node.create_topic("later", 1).await;
+    assert_eq!(try_produce(&mut bare, "later", 0), Ok(0));
+    assert_eq!(try_produce(&mut bare, "t", 0), Err(ErrorCode::PartitionOffline), "it hangs still");
+    drop(lease);
+    let began = std::time::Instant::now();
+    while try_produce(&mut bare, "t", 0) != Ok(1) {
+        assert!(began.elapsed() < support::PATIENCE, "it does not come back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[tokio::test]
 async fn a_missing_data_directory_takes_only_its_own_partitions_offline() {
     let dir = directory();
