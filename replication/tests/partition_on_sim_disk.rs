@@ -219,3 +219,37 @@ fn records_are_deleted_up_to_the_high_watermark_and_no_further() {
         });
     }
 }
+
+#[test]
+fn a_reader_is_told_where_what_it_has_read_is_not_in_the_log_any_more() {
+    let World { executor, partition, .. } = world(FlushPolicy::Commit);
+    let me = partition.me();
+    executor.run_until(async {
+        produce(&partition, 3).await;
+        for epoch in [7, 9] {
+            let term = LeaderTerm {
+                epoch: LeaderEpoch(epoch),
+                replicas: vec![me],
+                isr: vec![me],
+                version: Version(i64::from(epoch)),
+                min_insync_replicas: 1,
+            };
+            partition.become_leader(term, 0).expect("it leads");
+            produce(&partition, 2).await;
+        }
+        // Epoch 5 ends at 3, epoch 7 at 5, epoch 9 at 7.
+        let check = |from, last_epoch, expected: Option<(u32, u64)>| {
+            let found = partition.diverged(Offset(from), LeaderEpoch(last_epoch));
+            let found = found.map(|at| (at.epoch.0, at.end.0));
+            assert_eq!(found, expected, "read up to {from}, the last of epoch {last_epoch}");
+        };
+        check(3, 5, None);
+        check(4, 5, Some((5, 3)));
+        check(5, 7, None);
+        check(6, 7, Some((7, 5)));
+        check(4, 6, Some((5, 3)));
+        check(7, 9, None);
+        check(9, 8, Some((7, 5)));
+        check(2, 3, Some((3, 0)));
+    });
+}

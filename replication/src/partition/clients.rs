@@ -14,6 +14,7 @@ use corelog_engine::{LeaderEpoch, Offset, TimestampMs};
 use super::{Counters, Partition};
 use crate::derived::{SequenceError, SequenceVerdict, next_sequence};
 use crate::errors::{DeleteRecordsError, FetchError, LeaderError, ListOffsetsError, ProduceError};
+use crate::follower::EpochEnd;
 use crate::leader::Leader;
 use crate::progress::{Advanced, Goal, Leading};
 
@@ -235,6 +236,24 @@ impl<D: Disk> Partition<D> {
             leader_epoch: epoch,
             committed_bytes,
         })
+    }
+
+    /// Where what a reader has read parts from this log; `None`: nowhere. Its position is `from`, and the last batch
+    /// that it read before was of `last_epoch`.
+    ///
+    /// A leader from outside the ISR begins without records that were read: the reader has to go back, and be told.
+    /// Source: KIP-320.
+    pub fn diverged(&self, from: Offset, last_epoch: LeaderEpoch) -> Option<EpochEnd> {
+        let end = self.0.log.ends().end;
+        if last_epoch == self.leader_epoch() && from <= end {
+            return None;
+        }
+        let epochs = self.0.log.epochs();
+        // A leadership that left nothing here: all that it appended was given up.
+        let all = (epochs.latest()?.epoch, end);
+        let (epoch, end) = epochs.end_offset_for(last_epoch, end).unwrap_or(all);
+        let is_prefix = epoch == last_epoch && from <= end;
+        (!is_prefix).then(|| EpochEnd { epoch, end: end.min(from) })
     }
 
     /// Ready when there is something to read at `from`.

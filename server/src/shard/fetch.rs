@@ -16,7 +16,7 @@ use corelog_engine::log::ReadError;
 use corelog_engine::{LeaderEpoch, Offset, TopicPartition};
 use corelog_net::native::{FetchAnswer, FetchedPartition, Records};
 use corelog_replication::{Advanced, FetchError};
-use corelog_schemas::messages::FetchRequest;
+use corelog_schemas::messages::{Divergence, FetchRequest};
 use corelog_schemas::{ErrorCode, Failure};
 use glommio::timer::Timer;
 use tokio::sync::oneshot;
@@ -41,8 +41,10 @@ pub(super) struct Outcome<R> {
     next_offset: Offset,
     /// [`ShardPartition::committed_bytes`] as the read saw it.
     committed_bytes: u64,
-    /// There is more to read than the limits let through.
+    /// There is more to read than the limits let through, or waiting would not help.
     is_cut: bool,
+    /// What the reader has read is not in the log any more.
+    diverged: Option<Divergence>,
 }
 
 impl<R: Default> Outcome<R> {
@@ -58,6 +60,7 @@ impl<R: Default> Outcome<R> {
             next_offset: at,
             committed_bytes: 0,
             is_cut: false,
+            diverged: None,
         }
     }
 }
@@ -74,6 +77,7 @@ impl<R> Outcome<R> {
             next_offset: self.next_offset,
             committed_bytes: self.committed_bytes,
             is_cut: self.is_cut,
+            diverged: self.diverged,
         }
     }
 }
@@ -99,7 +103,7 @@ impl Outcome<Records> {
             high_watermark: self.high_watermark,
             log_start_offset: self.log_start,
             leader_epoch: self.leader_epoch,
-            diverged: None,
+            diverged: self.diverged,
         }
     }
 }
@@ -148,20 +152,15 @@ async fn read_one(
 ) -> Result<Outcome<Records>, Failure> {
     let partition = shard.partition(read.id)?;
     let leader_epoch = read.leader_epoch.map(LeaderEpoch);
-    if bytes_left == 0 && !is_first {
+    let is_full = bytes_left == 0 && !is_first;
+    if is_full || read.last_epoch.is_some() {
         partition.check_epoch(leader_epoch).map_err(|error| failures::of_leader(&error))?;
-        let high_watermark = partition.high_watermark();
-        return Ok(Outcome {
-            failure: None,
-            records: Records::Empty,
-            bytes: 0,
-            high_watermark: Some(high_watermark.0),
-            log_start: Some(partition.log_start().0),
-            leader_epoch: Some(partition.leader_epoch().0),
-            next_offset: read.from,
-            committed_bytes: partition.committed_bytes(),
-            is_cut: read.from < high_watermark,
-        });
+    }
+    let last_epoch = read.last_epoch.map(LeaderEpoch);
+    let diverged = last_epoch.and_then(|last_epoch| partition.diverged(read.from, last_epoch));
+    if is_full || diverged.is_some() {
+        let diverged = diverged.map(|at| Divergence { epoch: at.epoch.0, end_offset: at.end.0 });
+        return Ok(nothing_of(&partition, read.from, diverged));
     }
     let bytes_max = read.bytes_max.min(bytes_left);
     let fetched = partition.fetch(read.from, bytes_max, leader_epoch).await;
@@ -185,7 +184,25 @@ async fn read_one(
         next_offset,
         committed_bytes: fetched.committed_bytes,
         is_cut: next_offset < fetched.high_watermark,
+        diverged: None,
     })
+}
+
+/// What is said of a partition of which nothing is read.
+fn nothing_of(partition: &ShardPartition, from: Offset, diverged: Option<Divergence>) -> Outcome<Records> {
+    let high_watermark = partition.high_watermark();
+    Outcome {
+        failure: None,
+        records: Records::Empty,
+        bytes: 0,
+        high_watermark: Some(high_watermark.0),
+        log_start: Some(partition.log_start().0),
+        leader_epoch: Some(partition.leader_epoch().0),
+        next_offset: from,
+        committed_bytes: partition.committed_bytes(),
+        is_cut: diverged.is_some() || from < high_watermark,
+        diverged,
+    }
 }
 
 /// Ready when there is something to read at one of the offsets, or one of the partitions has gone.
@@ -221,6 +238,7 @@ pub(super) async fn fetch(shard: SharedShard, request: FetchRequest) -> Result<F
                 from: Offset(p.fetch_offset),
                 bytes_max: p.max_bytes as usize,
                 leader_epoch: p.leader_epoch,
+                last_epoch: p.last_epoch,
             };
             Ok((place.shard, read))
         })

@@ -53,6 +53,8 @@ pub(super) struct Read {
     pub(super) from: Offset,
     pub(super) bytes_max: usize,
     pub(super) leader_epoch: Option<u32>,
+    /// Of what the reader has read before `from`.
+    pub(super) last_epoch: Option<u32>,
 }
 
 /// A lookup of an offset.
