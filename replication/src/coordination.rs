@@ -6,6 +6,9 @@
 //! Invariant: keys of a session that has expired are gone (ephemeral); nothing else depends on a session.
 //! Not here: what is stored (`cluster/`), who decides (`controller/`), who talks to it (`agent/`).
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
 use std::future::Future;
 use std::rc::Rc;
 

@@ -12,7 +12,8 @@ use crate::config::{LogConfig, LogFormat};
 
 /// Starts logging. A second call does nothing: the first one has decided.
 pub fn start(config: &LogConfig) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.level));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(directives(&config.level)));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = match config.format {
         LogFormat::Human => {
@@ -21,4 +22,10 @@ pub fn start(config: &LogConfig) {
         }
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
     };
+}
+
+/// What is logged at a level. The client of ZooKeeper warns of each attempt to connect; our own store says the same
+/// once, and what to do about it.
+fn directives(level: &str) -> String {
+    format!("{level},zookeeper_client=error")
 }

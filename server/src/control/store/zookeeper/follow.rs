@@ -7,7 +7,8 @@
 //! order of the last changes. Several changes of one key in short succession are told as one.
 //! Invariant: events stay in the client library until they are looked at, also while something is read; how many
 //! changes wait here is bounded by the number of keys, because the next ones are read when the node has taken the last.
-//! Crash story: the connection breaks, and changes go unseen until it is back. Everything is read anew then.
+//! Crash story: the connection breaks, and changes go unseen until it is back. Then the watch is set and everything read
+//! anew. (The client library, 0.11.2, sets other watches anew by itself, but forgets persistent ones.)
 //! Source: ZooKeeper Programmer's Guide, "What ZooKeeper guarantees about watches"; ZOOKEEPER-4698 (persistent watches
 //! miss what happens during a reconnection).
 
@@ -59,6 +60,7 @@ pub(super) async fn follow(shared: &Rc<Shared>, client: Client) -> Ended {
         dirty: HashMap::new(),
         events: 0,
         is_connected: true,
+        is_watching: true,
         is_told: false,
         is_lost: false,
     };
@@ -100,6 +102,8 @@ struct Follower<'a> {
     dirty: HashMap<String, u64>,
     events: u64,
     is_connected: bool,
+    /// Whether the server has our watch.
+    is_watching: bool,
     /// Whether the node knows everything but what is dirty.
     is_told: bool,
     is_lost: bool,
@@ -164,6 +168,7 @@ impl Follower<'_> {
         self.is_lost = state.is_terminated();
         if std::mem::replace(&mut self.is_connected, false) {
             tracing::warn!("the connection to ZooKeeper is lost; trying to get it back");
+            self.is_watching = false;
             self.is_told = false;
             self.shared.ready.borrow_mut().take();
             self.shared.outbox.push(Event::Suspended);
@@ -204,6 +209,10 @@ impl Follower<'_> {
 
     async fn tell_everything(&mut self) -> Result<(), Error> {
         let client = self.client.clone();
+        if !self.is_watching {
+            self.watcher = self.reading(client.watch("/", AddWatchMode::PersistentRecursive)).await?;
+            self.is_watching = true;
+        }
         self.dirty.clear();
         // Whatever became of commits that were never answered has been decided by now, and is seen.
         self.reading(client.sync("/")).await?;
