@@ -18,26 +18,24 @@ pub(super) fn elect(
     record: &PartitionRecord,
     standing: &impl Fn(&ReplicaRecord) -> Standing,
 ) -> Option<PartitionRecord> {
+    let best = best(record, standing);
     let choice = match record.leader {
+        None => best,
         Some(leader) => {
-            let place = record.replica(leader.replica)?;
-            let now = standing(place);
+            let now = record.replica(leader.replica).map(standing).unwrap_or_default();
             if !is_serving(record, leader, now) {
-                best(record, standing, |s| !s.is_leaving).or_else(|| best(record, standing, |_| true))
+                best
             } else if now.is_suspected {
                 // Nothing is won by taking the leadership from it if nobody else can have it.
-                Some(
-                    best(record, standing, |s| !s.is_leaving)
-                        .or_else(|| best(record, standing, |_| true))
-                        .unwrap_or(leader),
-                )
-            } else if now.is_leaving {
-                Some(best(record, standing, |s| !s.is_leaving).unwrap_or(leader))
+                best.or(Some(leader))
             } else {
-                Some(leader)
+                let is_less_reluctant = |other: &PartitionLeader| {
+                    let place = record.replica(other.replica);
+                    place.is_some_and(|place| standing(place).reluctance < now.reluctance)
+                };
+                best.filter(is_less_reluctant).or(Some(leader))
             }
         }
-        None => best(record, standing, |s| !s.is_leaving).or_else(|| best(record, standing, |_| true)),
     };
     if choice == record.leader {
         return None;
@@ -71,11 +69,10 @@ fn with_outsider(mut isr: Vec<ReplicaId>, leader: ReplicaId) -> Vec<ReplicaId> {
     isr
 }
 
-/// The first sound member of the ISR, in the order of preference, of those that `is_welcome`.
+/// The sound member of the ISR that is least reluctant; among equals the first in the order of preference.
 pub(super) fn best(
     record: &PartitionRecord,
     standing: &impl Fn(&ReplicaRecord) -> Standing,
-    is_welcome: impl Fn(Standing) -> bool,
 ) -> Option<PartitionLeader> {
     let is_candidate = |replica: &ReplicaRecord| {
         let is_in_sync = record.isr.contains(&replica.id());
@@ -83,11 +80,13 @@ pub(super) fn best(
         let is_in_sync = is_in_sync || crate::canary::is_planted(crate::canary::Canary::ElectOutsideIsr);
         is_in_sync
     };
-    record.replicas.iter().filter(|replica| is_candidate(replica)).find_map(|replica| {
+    let sound = record.replicas.iter().filter(|replica| is_candidate(replica)).filter_map(|replica| {
         let now = standing(replica);
-        let incarnation = now.incarnation.filter(|_| now.is_sound() && is_welcome(now))?;
-        Some(PartitionLeader { replica: replica.id(), incarnation })
-    })
+        let incarnation = now.incarnation.filter(|_| now.is_sound())?;
+        Some((now.reluctance, PartitionLeader { replica: replica.id(), incarnation }))
+    });
+    // Of equals the first stays.
+    sound.min_by_key(|(reluctance, _)| *reluctance).map(|(_, leader)| leader)
 }
 
 #[cfg(test)]
@@ -156,19 +155,22 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_leaving_leads_only_if_nobody_else_can() {
-        check("1* 2* 3* / 1.1 e5", "1.1:leaving 2.1 3.1", Some("1* 2* 3* / 2.1 e6"));
-        check("1* 2* 3* / 1.1 e5", "1.1:leaving 2.1:leaving 3.1", Some("1* 2* 3* / 3.1 e6"));
-        check("1* 2 3 / 1.1 e5", "1.1:leaving 2.1 3.1", None);
-        check("1* 2* / 1.1 e5", "1.1:leaving 2.1:leaving", None);
-        check("1* 2* / 1.1 e5", "1.2:leaving", Some("1* 2 / 1.2 e6"));
-        check("1* 2* / - e5", "1.1:leaving 2.1", Some("1* 2* / 2.1 e6"));
+    fn the_reluctant_lead_only_if_nobody_else_can() {
+        check("1* 2* 3* / 1.1 e5", "1.1:drained 2.1 3.1", Some("1* 2* 3* / 2.1 e6"));
+        check("1* 2* 3* / 1.1 e5", "1.1:drained 2.1:drained 3.1", Some("1* 2* 3* / 3.1 e6"));
+        check("1* 2 3 / 1.1 e5", "1.1:drained 2.1 3.1", None);
+        check("1* 2* / 1.1 e5", "1.1:drained 2.1:drained", None);
+        check("1* 2* / 1.1 e5", "1.2:drained", Some("1* 2 / 1.2 e6"));
+        check("1* 2* / - e5", "1.1:drained 2.1", Some("1* 2* / 2.1 e6"));
+        check("1* 2* / 1.1 e5", "1.1:stopping 2.1:drained", Some("1* 2* / 2.1 e6"));
+        check("1* 2* / 1.1 e5", "1.1:drained 2.1:stopping", None);
+        check("1* 2* 3* / 1.1 e5", "2.1:stopping 3.1:drained", Some("1 2* 3* / 3.1 e6"));
     }
 
     #[test]
     fn suspicion_moves_a_leadership_but_never_ends_the_last_one() {
         check("1* 2* 3* / 1.1 e5", "1.1:suspected 2.1 3.1", Some("1 2* 3* / 2.1 e6"));
-        check("1* 2* / 1.1 e5", "1.1:suspected 2.1:leaving", Some("1 2* / 2.1 e6"));
+        check("1* 2* / 1.1 e5", "1.1:suspected 2.1:drained", Some("1 2* / 2.1 e6"));
         check("1* 2 / 1.1 e5", "1.1:suspected 2.1", None);
         check("1* 2* / 1.1 e5", "1.1:suspected 2.1:suspected", None);
         check("1* 2 / - e5", "1.1:suspected 2.1", None);

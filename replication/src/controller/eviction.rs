@@ -67,7 +67,7 @@ mod tests {
         check("1* 2* 3* / 1.1 e5", "1.1 2.1", &[], Some("1* 2* 3 / 1.1 e5"));
         check("1* 2* 3* / 1.1 e5", "1.1 2.1:suspected 3.1:failed", &[], Some("1* 2 3 / 1.1 e5"));
         check("1* 2* / 1.1 e5", "1.1 2.2:unverified", &[], Some("1* 2 / 1.1 e5"));
-        check("1* 2* / 1.1 e5", "1.1 2.1:leaving", &[], None);
+        check("1* 2* / 1.1 e5", "1.1 2.1:drained", &[], None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt;
 
 use corelog_engine::{LeaderEpoch, LogId, PartitionId, TimestampMs, TopicId, TopicPartition};
 
-use super::standing::Standing;
+use super::standing::{Reluctance, Standing};
 use crate::cluster::keys::Subject;
 use crate::cluster::{
     ClusterState, DataDirId, DataDirRecord, Endpoint, FaultKind, Incarnation, NamedTopic, NodeIntent,
@@ -105,7 +105,8 @@ pub(super) fn standings(text: &str) -> Standings {
         match wrong {
             "" => {}
             "suspected" => standing.is_suspected = true,
-            "leaving" => standing.is_leaving = true,
+            "drained" => standing.reluctance = Reluctance::Drained,
+            "stopping" => standing.reluctance = Reluctance::Stopping,
             "nodir" => standing.is_dir_missing = true,
             "failed" => standing.fault = Some(FaultKind::Failed),
             "lost" => standing.fault = Some(FaultKind::Lost),
@@ -135,7 +136,7 @@ pub(super) fn cluster(nodes: &str, partitions: &[&str]) -> ClusterState {
     };
     for (node, standing) in &table {
         add(Subject::Node(*node), registration(*node, *standing).encode());
-        let intent = NodeIntent { node: *node, is_drained: standing.is_leaving };
+        let intent = NodeIntent { node: *node, is_drained: standing.reluctance == Reluctance::Drained };
         add(Subject::Intent(*node), intent.encode());
         if let Some((kind, incarnation)) = standing.fault.zip(standing.incarnation) {
             let replica = replica(node.0).id();
@@ -181,7 +182,7 @@ fn registration(node: NodeId, standing: Standing) -> NodeRecord {
         rack: String::new(),
         shards: vec![ShardRecord { core: 0, client: endpoint(), replication: endpoint() }],
         data_dirs: vec![DataDirRecord { id: DataDirId(dir), free_bytes: 1 << 40 }],
-        is_stopping: false,
+        is_stopping: standing.reluctance == Reluctance::Stopping,
         http: None,
     }
 }

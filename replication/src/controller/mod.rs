@@ -39,8 +39,8 @@ pub use growth::replicas_default;
 use moves::Preference;
 pub use placement::PlacementError;
 use placement::Sites;
-pub use standing::Standing;
 use standing::exists;
+pub use standing::{Reluctance, Standing};
 
 use crate::cluster::keys::{CONTROLLER_EPOCH, Subject};
 use crate::cluster::{
@@ -272,8 +272,7 @@ fn uneven_preferences(
     let preference = |(id, stored): &(TopicPartition, &Versioned<PartitionRecord>)| {
         let (preferred, others) = stored.replicas.split_first()?;
         let is_fit = |replica: &&ReplicaRecord| {
-            let now = Standing::of(state, replica);
-            stored.isr.contains(&replica.id()) && now.is_sound() && !now.is_leaving
+            stored.isr.contains(&replica.id()) && Standing::of(state, replica).is_willing()
         };
         let others = others.iter().filter(is_fit).map(|replica| replica.node).collect();
         Some(Preference { partition: *id, preferred: preferred.node, others })

@@ -24,7 +24,7 @@ pub(super) fn to_preferred(
     let leader = record.leader?;
     let preferred = record.replicas.first()?;
     let now = standing(preferred);
-    let is_fit = record.isr.contains(&preferred.id()) && now.is_sound() && !now.is_leaving;
+    let is_fit = record.isr.contains(&preferred.id()) && now.is_willing();
     if leader.replica == preferred.id() || !is_fit {
         return None;
     }
@@ -153,7 +153,7 @@ mod tests {
     fn others_wait() {
         check_move("1 2* / 2.1 e5", "1.1 2.1", None);
         check_move("1* 2* / 2.1 e5", "2.1", None);
-        check_move("1* 2* / 2.1 e5", "1.1:leaving 2.1", None);
+        check_move("1* 2* / 2.1 e5", "1.1:drained 2.1", None);
         check_move("1* 2* / 2.1 e5", "1.1:unverified 2.1", None);
         check_move("1* 2* / - e5", "1.1 2.1", None);
     }

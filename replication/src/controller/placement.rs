@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use corelog_engine::{LogId, TopicId};
 
-use super::standing::exists;
+use super::standing::{Reluctance, exists};
 use crate::cluster::{ClusterState, DataDirId, DataDirRecord, PartitionRecord, ReplicaRecord};
 use crate::replica::NodeId;
 
@@ -68,7 +68,7 @@ struct Dir {
 #[derive(Clone, Debug)]
 struct Site {
     node: NodeId,
-    is_leaving: bool,
+    reluctance: Reluctance,
     load: Load,
     shards: Vec<Load>,
     dirs: Vec<Dir>,
@@ -106,7 +106,7 @@ impl Sites {
                 |dir: &DataDirRecord| Dir { id: dir.id, free_bytes: i128::from(dir.free_bytes), replicas: 0 };
             let site = Site {
                 node: *node,
-                is_leaving: record.is_stopping || state.is_drained(*node),
+                reluctance: Reluctance::of(state, *node),
                 load: Load::default(),
                 shards: vec![Load::default(); record.shards.len()],
                 dirs: record.data_dirs.iter().map(dir).collect(),
@@ -163,14 +163,14 @@ impl Sites {
         let leader = self
             .sites
             .values()
-            .min_by_key(|site| (site.is_leaving, site.load.as_leader()))
+            .min_by_key(|site| (site.reluctance, site.load.as_leader()))
             .map(|site| site.node);
         let mut followers: Vec<&Site> =
             self.sites.values().filter(|site| Some(site.node) != leader).collect();
-        followers.sort_by_key(|site| (site.is_leaving, site.load.as_follower()));
+        followers.sort_by_key(|site| (site.reluctance, site.load.as_follower()));
         followers.truncate(wanted.saturating_sub(1));
         let heirs = |node| leader.and_then(|leader| self.heirs.get(&(leader, node))).copied().unwrap_or(0);
-        followers.sort_by_key(|site| (site.is_leaving, heirs(site.node)));
+        followers.sort_by_key(|site| (site.reluctance, heirs(site.node)));
         let nodes: Vec<NodeId> = leader.into_iter().chain(followers.iter().map(|site| site.node)).collect();
         let places = nodes
             .iter()
@@ -192,7 +192,7 @@ impl Sites {
     ) -> Result<ReplicaRecord, PlacementError> {
         let is_free =
             |site: &&Site| record.on_node(site.node).is_none() && on.is_none_or(|node| node == site.node);
-        let best = self.sites.values().filter(is_free).min_by_key(|s| (s.is_leaving, s.load.as_follower()));
+        let best = self.sites.values().filter(is_free).min_by_key(|s| (s.reluctance, s.load.as_follower()));
         let Some(node) = best.map(|site| site.node) else {
             let wanted = record.replicas.len() + 1;
             return Err(PlacementError::TooFewNodes { wanted, available: self.sites.len() });

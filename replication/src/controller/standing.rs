@@ -6,6 +6,7 @@
 use corelog_engine::TopicPartition;
 
 use crate::cluster::{ClusterState, FaultKind, Incarnation, PartitionLeader, PartitionRecord, ReplicaRecord};
+use crate::replica::NodeId;
 
 /// What can be expected of one replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,8 +19,33 @@ pub struct Standing {
     pub fault: Option<FaultKind>,
     /// Its node runs without the data directory of its log.
     pub is_dir_missing: bool,
-    /// Its node is drained or about to stop: it leads only if nobody else can.
-    pub is_leaving: bool,
+    /// How much its node would rather not lead.
+    pub reluctance: Reluctance,
+}
+
+/// How much a node would rather not lead: it does so only if nobody less reluctant can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reluctance {
+    /// Not at all.
+    #[default]
+    None,
+    /// An operator has drained it.
+    Drained,
+    /// It is about to stop.
+    Stopping,
+}
+
+impl Reluctance {
+    /// The reluctance of a node.
+    pub fn of(state: &ClusterState, node: NodeId) -> Self {
+        if state.nodes.get(&node).is_some_and(|record| record.is_stopping) {
+            Self::Stopping
+        } else if state.is_drained(node) {
+            Self::Drained
+        } else {
+            Self::None
+        }
+    }
 }
 
 impl Standing {
@@ -31,8 +57,13 @@ impl Standing {
             is_suspected: state.is_suspected(replica.node),
             fault: state.faults.get(&replica.id()).map(|fault| fault.kind),
             is_dir_missing: !node.data_dirs.iter().any(|dir| dir.id == replica.dir),
-            is_leaving: node.is_stopping || state.is_drained(replica.node),
+            reluctance: Reluctance::of(state, replica.node),
         }
+    }
+
+    /// It is sound, and its node may lead as well as any other.
+    pub fn is_willing(&self) -> bool {
+        self.is_sound() && self.reluctance == Reluctance::None
     }
 
     /// It runs, and nothing speaks against it: it may be elected, if it is in the ISR.

@@ -197,8 +197,7 @@ fn without(
     next.replicas.retain(|replica| replica.id() != gone.id());
     if record.leader.is_some_and(|leader| leader.replica == gone.id()) {
         let standing = |replica: &ReplicaRecord| Standing::of(state, replica);
-        let successor =
-            best(&next, &standing, |now| !now.is_leaving).or_else(|| best(&next, &standing, |_| true));
+        let successor = best(&next, &standing);
         next = led_by(&next, successor.ok_or(RemoveReplicaError::NoSuccessor)?, &standing);
     }
     Ok(next)

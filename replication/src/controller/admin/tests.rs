@@ -55,7 +55,7 @@ fn a_replica_is_removed_unless_it_is_needed() {
     let remove = |node| move |state: &ClusterState| remove_replica(state, id(0), NodeId(node));
     check("1.1 2.1 3.1", "1* 2* 3* / 1.1 e5", remove(2), Ok("1* 3* / 1.1 e5"));
     check("1.1 2.1 3.1", "1* 2* 3* / 1.1 e5", remove(1), Ok("2* 3* / 2.1 e6"));
-    check("1.1 2.1:leaving 3.1", "1* 2* 3* / 1.1 e5", remove(1), Ok("2* 3* / 3.1 e6"));
+    check("1.1 2.1:drained 3.1", "1* 2* 3* / 1.1 e5", remove(1), Ok("2* 3* / 3.1 e6"));
     check("1.1 2.1", "1* 2* 3 / 1.1 e5", remove(3), Ok("1* 2* / 1.1 e5"));
     check("1.1 2.1", "1* 2 / 1.1 e5", remove(1), Err("LastInSync"));
     check("1.1", "1* / 1.1 e5", remove(1), Err("LastReplica"));
@@ -99,7 +99,7 @@ fn the_preferred_leader_leads_on_request() {
     check("1.1 2.1", "1* 2* / 2.1 e5", elect, Ok("1* 2* / 1.1 e6"));
     check("1.1 2.1", "1* 2* / 1.1 e5", elect, Ok("1* 2* / 1.1 e5"));
     check("1.1 2.1", "1 2* / 2.1 e5", elect, Err("Unfit { node: NodeId(1) }"));
-    check("1.1:leaving 2.1", "1* 2* / 2.1 e5", elect, Err("Unfit"));
+    check("1.1:drained 2.1", "1* 2* / 2.1 e5", elect, Err("Unfit"));
     check("2.1", "1* 2 / - e5", elect, Err("Offline"));
     let all = |state: &ClusterState| Ok::<_, ()>(elect_all_preferred(state, Some(TOPIC)));
     check("1.1 2.1", "1* 2* / 2.1 e5", all, Ok("1* 2* / 1.1 e6"));
