@@ -10,7 +10,7 @@ use std::cell::Cell;
 pub enum Canary {
     /// A follower cuts its log at the high watermark that it knows, before it asks its leader (before KIP-101).
     TruncateToHighWatermark,
-    /// A report of another epoch, or of a connection that a replica has left, moves the high watermark (R3, R10).
+    /// Whatever a replica has reported in any epoch, on any connection, moves the high watermark for ever (R2, R3, R10).
     AnyEpochMovesTheMark,
     /// `flush = commit` counts what is written, not what is synced (R4).
     AckBeforeSync,

@@ -187,7 +187,7 @@ impl Leader {
                 self.report(self.me, self.local);
             }
             Event::FollowerReported { replica, epoch, ends } => {
-                if !self.is_of_this_epoch(epoch) || replica == self.me {
+                if epoch != self.epoch || replica == self.me {
                     return None;
                 }
                 self.report(replica, ends);
@@ -208,14 +208,6 @@ impl Leader {
             Event::StageChanged { stage } => self.stage = stage,
         }
         self.advance()
-    }
-
-    fn is_of_this_epoch(&self, epoch: LeaderEpoch) -> bool {
-        #[cfg(feature = "canary")]
-        if crate::canary::is_planted(crate::canary::Canary::AnyEpochMovesTheMark) {
-            return true;
-        }
-        epoch == self.epoch
     }
 
     /// Notes a report of a member; ends only grow within an epoch, so a late report changes nothing.

@@ -58,6 +58,8 @@ impl<D: Disk> Partition<D> {
         #[cfg(feature = "canary")]
         let verdict = self.spoiled(verdict, followed == Some(Followed::Again), connection, request);
         self.0.progress.step(Event::FollowerBegan { replica });
+        #[cfg(feature = "canary")]
+        self.believe_what_was_reported();
         let high_watermark = self.high_watermark();
         Ok(FollowAnswer { verdict, high_watermark, log_start: ends.start, log_end: ends.end })
     }
@@ -92,9 +94,23 @@ impl<D: Disk> Partition<D> {
         let is_current = epoch == self.leader_epoch()
             && self.0.progress.leading(|l| l.isr.reported(replica, connection, ends)) == Some(true);
         #[cfg(feature = "canary")]
-        let is_current = is_current || crate::canary::is_planted(crate::canary::Canary::AnyEpochMovesTheMark);
+        if crate::canary::is_planted(crate::canary::Canary::AnyEpochMovesTheMark) {
+            self.0.remembered.borrow_mut().push((replica, ends));
+            self.believe_what_was_reported();
+        }
         if is_current {
             self.0.progress.step(Event::FollowerReported { replica, epoch, ends });
+        }
+    }
+
+    /// Counts what followers have ever reported, if that bug is planted.
+    #[cfg(feature = "canary")]
+    pub(super) fn believe_what_was_reported(&self) {
+        if crate::canary::is_planted(crate::canary::Canary::AnyEpochMovesTheMark) {
+            let epoch = self.leader_epoch();
+            for (replica, ends) in self.0.remembered.borrow().clone() {
+                self.0.progress.step(Event::FollowerReported { replica, epoch, ends });
+            }
         }
     }
 

@@ -54,6 +54,9 @@ struct Inner<D: Disk> {
     changes: Cell<usize>,
     changed: Notify,
     counters: Cell<Counters>,
+    /// What followers have reported in other leaderships too.
+    #[cfg(feature = "canary")]
+    remembered: RefCell<Vec<(ReplicaId, ReplicaEnds)>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -153,6 +156,8 @@ impl<D: Disk> Partition<D> {
             changes: Cell::new(0),
             changed: Notify::default(),
             counters: Cell::default(),
+            #[cfg(feature = "canary")]
+            remembered: RefCell::default(),
         }))
     }
 
@@ -304,6 +309,8 @@ impl<D: Disk> Partition<D> {
         let leading = Leading { leader, isr, min_insync_replicas };
         progress.set_role(term.epoch, RoleState::Leading(Box::new(leading)));
         progress.ends_advanced(ends);
+        #[cfg(feature = "canary")]
+        self.believe_what_was_reported();
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use corelog_engine::batch::{BatchBuilder, BatchFields, NewRecord};
+use corelog_engine::batch::{BatchBuilder, BatchFields, BatchHeader, NewRecord};
 use corelog_engine::buffer::BufferPool;
 use corelog_engine::log::{EngineOptions, FlushPolicy, ReadLimits, Stage};
 use corelog_engine::{
@@ -59,9 +59,19 @@ impl Node {
 
     /// Dies, and is started again with what its disk has kept.
     pub(crate) async fn restart(&mut self, crash: Crash) {
+        self.die(crash);
+        self.start().await;
+    }
+
+    /// Dies; its disk keeps what it keeps.
+    pub(crate) fn die(&mut self, crash: Crash) {
         self.handle.kill_group(self.handle.group());
         self.handle = self.handle.new_group();
         self.disk = self.disk.after_crash(crash, &self.handle);
+    }
+
+    /// Is started again.
+    pub(crate) async fn start(&mut self) {
         let me = replica(self.number);
         let engine = engine(&self.handle, &self.disk);
         let (log, _) = engine.open_log(Path::new("/d/p"), me.log, self.options, false).await.unwrap();
@@ -98,14 +108,27 @@ impl Node {
         while from < ends.end {
             let read = self.partition.log().read(from, ends.end, ReadLimits::bytes(1)).await.unwrap();
             let bytes: Vec<u8> = read.slices.iter().flat_map(|slice| slice.to_vec()).collect();
-            let header = corelog_engine::batch::BatchHeader::parse(&bytes).unwrap();
-            let text = bytes.rsplit(|byte| !byte.is_ascii_graphic()).find(|word| !word.is_empty()).unwrap();
-            let text = String::from_utf8(text.to_vec()).unwrap();
+            let header = BatchHeader::parse(&bytes).unwrap();
+            let (_, text) = texts(&bytes).pop().unwrap();
             found.push((text, header.leader_epoch.unwrap().0));
             from = read.next_offset;
         }
         found
     }
+}
+
+/// Offset and text of each record in batches of one record.
+pub(crate) fn texts(mut batches: &[u8]) -> Vec<(u64, String)> {
+    let mut found = Vec::new();
+    while !batches.is_empty() {
+        let header = BatchHeader::parse(batches).unwrap();
+        let (batch, rest) = batches.split_at(header.size());
+        batches = rest;
+        // The value is the last word of the batch; what stands around it is not a letter or digit.
+        let word = batch.rsplit(|byte| !byte.is_ascii_alphanumeric()).find(|word| !word.is_empty()).unwrap();
+        found.push((header.base_offset.0, String::from_utf8(word.to_vec()).unwrap()));
+    }
+    found
 }
 
 pub(crate) fn term(epoch: u32, isr: &[u32], version: i64) -> LeaderTerm {

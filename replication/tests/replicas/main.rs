@@ -6,4 +6,5 @@
 
 mod by_hand;
 mod failover;
+mod random;
 mod serving;
