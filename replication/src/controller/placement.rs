@@ -109,7 +109,8 @@ impl Sites {
                 reluctance: Reluctance::of(state, *node),
                 load: Load::default(),
                 shards: vec![Load::default(); record.shards.len()],
-                dirs: record.data_dirs.iter().map(dir).collect(),
+                // One that is below its watermark is registered with none.
+                dirs: record.data_dirs.iter().filter(|dir| dir.free_bytes > 0).map(dir).collect(),
             };
             (*node, site)
         });
@@ -240,8 +241,11 @@ impl Site {
             }
         };
         let best = self.shards.iter().enumerate().min_by_key(|(_, shard)| load(shard));
-        let (at, _) = best.expect("decoding holds a node to at least one shard");
-        u16::try_from(at).expect("decoding holds a node to 65535 shards")
+        let (at, load) = best.expect("decoding holds a node to at least one shard");
+        // Counted on round by round, so that they are spread as evenly over any other number of shards.
+        let shards = self.shards.len();
+        let rounds = (usize::from(u16::MAX) + 1) / shards;
+        u16::try_from(at + load.replicas % rounds * shards).expect("below the last round's end")
     }
 
     fn take_dir(&mut self) -> DataDirId {

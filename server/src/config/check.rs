@@ -149,17 +149,19 @@ impl Found<'_> {
     }
 
     fn zookeeper(&mut self) {
-        let set = |key: &str| self.config.values.is_set(key);
-        let pairs = [
-            ("zookeeper.user", "zookeeper.password_file"),
+        let changed = |key: &str| self.is_changed(key);
+        let together = [
+            ("zookeeper.auth", "zookeeper.user"),
+            ("zookeeper.auth", "zookeeper.password_file"),
+            ("zookeeper.user", "zookeeper.auth"),
+            ("zookeeper.password_file", "zookeeper.auth"),
+            ("zookeeper.tls", "zookeeper.tls_ca_file"),
+            ("zookeeper.tls_ca_file", "zookeeper.tls"),
             ("zookeeper.tls_certificate_file", "zookeeper.tls_key_file"),
+            ("zookeeper.tls_key_file", "zookeeper.tls_certificate_file"),
         ];
-        let alone = pairs.into_iter().filter_map(|(a, b)| match (set(a), set(b)) {
-            (true, false) => Some((a, b)),
-            (false, true) => Some((b, a)),
-            _ => None,
-        });
-        let alone: Vec<_> = alone.collect();
+        let alone: Vec<_> =
+            together.into_iter().filter(|(key, other)| changed(key) && !changed(other)).collect();
         for (key, missing) in alone {
             self.at(&[key], format!("{key}: has no meaning alone; set {missing} as well"));
         }

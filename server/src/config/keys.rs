@@ -107,9 +107,13 @@ const OWN_KEYS: &[Key] = keys! {
             "A node that ZooKeeper has not heard from for this long is taken for dead; one that cannot reach ZooKeeper for \
              this long stops acks=1 and reads. A process that was killed is found out sooner, by its broken connections.",
             "Lower it to replace silent nodes sooner, at the risk of replacing slow ones. The ensemble may impose bounds.";
+        auth: Kind::Choice(&["none", "digest", "sasl"]), "none",
+            "How this node authenticates. \"digest\": ZooKeeper's own scheme, nothing to set up on its servers; the password \
+             travels readably unless TLS is on. \"sasl\": DIGEST-MD5, the servers know names and passwords.",
+            "Where others can reach the ensemble: with either, only nodes with the same user and password see the metadata.";
         user: Kind::Text { bytes_max: 255 }, "",
-            "User that this node authenticates as (SASL digest). Empty: none.",
-            "When the ensemble wants authentication.";
+            "User that this node authenticates as; the same on all nodes.",
+            "Together with zookeeper.auth.";
         password_file: Kind::Text { bytes_max: 4096 }, "",
             "Path of a file that holds the user's password.",
             "Together with zookeeper.user; keep the file readable for the server alone.";
@@ -117,8 +121,8 @@ const OWN_KEYS: &[Key] = keys! {
             "Whether the connection to ZooKeeper is encrypted.",
             "When the ensemble has a secureClientPort, whose port zookeeper.connect then names.";
         tls_ca_file: Kind::Text { bytes_max: 4096 }, "",
-            "Path of a PEM file with the certificates that vouch for the ensemble. Empty: those that browsers trust.",
-            "When the ensemble's certificates are signed by an authority of your own.";
+            "Path of a PEM file with the certificates that vouch for the ensemble.",
+            "Together with zookeeper.tls.";
         tls_certificate_file: Kind::Text { bytes_max: 4096 }, "",
             "Path of a PEM file with this node's certificate. Empty: none is shown.",
             "When the ensemble wants certificates of its clients.";

@@ -12,7 +12,8 @@ use super::source::{self, FILE_BYTES_MAX, Origin, Problem, Setting, nearest};
 use super::value::{HostPort, Raw, Value};
 use super::{
     Config, ControllerConfig, CoresConfig, DataConfig, HttpConfig, LimitsConfig, ListenConfig, LogConfig,
-    LogFormat, NodeConfig, ReplicationConfig, TopicConfig, TuningConfig, ZooKeeperConfig, ZooKeeperTls,
+    LogFormat, NodeConfig, ReplicationConfig, TopicConfig, TuningConfig, ZooKeeperAuth, ZooKeeperConfig,
+    ZooKeeperTls,
 };
 use crate::control::options::{TOPIC_OPTIONS, TopicOptions};
 use crate::control::snapshot::NodeId;
@@ -215,16 +216,20 @@ fn unknown_key(keys: &[Key], key: &str) -> String {
 }
 
 fn zookeeper(values: &Values) -> Option<ZooKeeperConfig> {
-    let tls = ZooKeeperTls {
-        ca_file: values.path("zookeeper.tls_ca_file"),
-        identity: values.path("zookeeper.tls_certificate_file").zip(values.path("zookeeper.tls_key_file")),
-    };
+    let identity = values.path("zookeeper.tls_certificate_file").zip(values.path("zookeeper.tls_key_file"));
+    let tls = values.path("zookeeper.tls_ca_file").map(|ca_file| ZooKeeperTls { ca_file, identity });
+    let who = values.word("zookeeper.user").zip(values.path("zookeeper.password_file"));
+    let auth = values.text("zookeeper.auth");
     Some(ZooKeeperConfig {
         connect: values.word("zookeeper.connect")?,
         root: values.text("zookeeper.root"),
         session_timeout_ms: values.number("zookeeper.session_timeout"),
-        user: values.word("zookeeper.user").zip(values.path("zookeeper.password_file")),
-        tls: values.flag("zookeeper.tls").then_some(tls),
+        auth: who.filter(|_| auth != "none").map(|(user, password_file)| ZooKeeperAuth {
+            is_sasl: auth == "sasl",
+            user,
+            password_file,
+        }),
+        tls: tls.filter(|_| values.flag("zookeeper.tls")),
     })
 }
 

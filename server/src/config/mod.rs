@@ -94,17 +94,28 @@ pub struct ZooKeeperConfig {
     pub root: String,
     /// Session timeout that is asked for.
     pub session_timeout_ms: u64,
-    /// User and the file of the password.
-    pub user: Option<(String, PathBuf)>,
+    /// Who this node is to the ensemble, if it is to know.
+    pub auth: Option<ZooKeeperAuth>,
     /// Encryption, if wanted.
     pub tls: Option<ZooKeeperTls>,
+}
+
+/// How a node authenticates with ZooKeeper.
+#[derive(Clone, Debug)]
+pub struct ZooKeeperAuth {
+    /// SASL DIGEST-MD5; otherwise ZooKeeper's own digest.
+    pub is_sasl: bool,
+    /// Who.
+    pub user: String,
+    /// File that holds the password.
+    pub password_file: PathBuf,
 }
 
 /// How the connection to ZooKeeper is encrypted.
 #[derive(Clone, Debug)]
 pub struct ZooKeeperTls {
-    /// Certificates that vouch for the ensemble; `None`: the usual authorities.
-    pub ca_file: Option<PathBuf>,
+    /// Certificates that vouch for the ensemble.
+    pub ca_file: PathBuf,
     /// This node's certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
 }

@@ -105,7 +105,8 @@ fn contradictions_are_found() {
         "[zookeeper]\nconnect = \"z:2181, y\"\nroot = \"/a/\"\n",
         &["\"y\" is no address", "no path of a znode"],
     );
-    check("[zookeeper]\nuser = \"u\"\n", &["set zookeeper.password_file as well"]);
+    check("[zookeeper]\nuser = \"u\"\n", &["set zookeeper.auth as well"]);
+    check("[zookeeper]\ntls = true\n", &["set zookeeper.tls_ca_file as well"]);
     check(
         "[cores]\ndata = [1, 2]\n[zookeeper]\nconnect = \"z:1\"\n[replication]\naddress = \"127.0.0.1:9701\"\n",
         &["belongs to shard 1 of listen.address"],

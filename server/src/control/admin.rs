@@ -1,19 +1,19 @@
-//! Changes of topics, decided: what a request asks, what the state allows, what to store.
+//! Changes of topics, checked: what a request asks, what this server allows, with defaults filled in.
 //!
-//! Owns: the rules and their errors. Pure: a state and a request in, a topic to store out; nothing is written here.
-//! Invariant: a planned topic has valid options, a place for every partition, and no partition that moved.
+//! Owns: the rules of names, numbers and options, and their errors. Pure: a picture and a request in, a plan out; where
+//! replicas go and what is stored is decided by `corelog_replication::controller`.
+//! Invariant: a plan that passes has a valid name, valid options, and numbers within the limits.
 
 use std::collections::BTreeMap;
 
-use corelog_engine::{LogId, TimestampMs, TopicId};
+use corelog_engine::TopicId;
+use corelog_replication::cluster::{ClusterState, TopicRecord, Versioned};
+use corelog_replication::controller::replicas_default;
 use corelog_schemas::messages::{NewTopic, TopicOption, TopicRef};
 
 use super::names::{TopicNameError, check_topic_name};
 use super::options::{TopicOptionError, TopicOptions, check_topic_option, topic_option};
-use super::placement::place;
-use super::snapshot::{ShardId, topic_directory_name};
-use super::state::State;
-use super::store::{StoredPartition, StoredTopic, Version};
+use super::snapshot::topic_directory_name;
 use crate::config::LimitsConfig;
 use crate::config::check::{FRAME_OVERHEAD_BYTES, batch_fits_frame};
 use crate::config::value::Value;
@@ -33,12 +33,6 @@ pub enum CreateTopicError {
     /// Too few or too many partitions.
     #[error(transparent)]
     Partitions(#[from] PartitionCountError),
-    /// More replicas than nodes.
-    #[error("{requested} replicas asked for, but this node is alone; ask for 1, or leave it to the default")]
-    ReplicationFactor {
-        /// How many.
-        requested: u16,
-    },
     /// A wrong option.
     #[error(transparent)]
     Option(#[from] TopicOptionError),
@@ -62,16 +56,20 @@ pub enum PartitionCountError {
         /// The limit.
         max: u32,
     },
-    /// Beyond the limit of the node.
+    /// Beyond the limit of the nodes.
     #[error(
-        "{added} more partitions do not fit: the node has {existing} and may have {max} (limits.partitions_max)"
+        "{added} more partitions with {replicas} replicas do not fit: there are {existing} replicas on {nodes} nodes, and each node may have {max} (limits.partitions_max)"
     )]
-    Node {
-        /// How many more.
+    Nodes {
+        /// How many more partitions.
         added: u32,
-        /// How many there are.
+        /// Replicas of each.
+        replicas: u16,
+        /// Replicas there are.
         existing: usize,
-        /// The limit.
+        /// Nodes that run.
+        nodes: usize,
+        /// The limit of each node.
         max: u32,
     },
     /// Not more than there are.
@@ -121,91 +119,126 @@ pub enum CreatePartitionsError {
     NoDataDir,
 }
 
-/// What plans need beside the state.
+/// What checks need beside the picture.
+#[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
     /// Limits of this node.
     pub limits: &'a LimitsConfig,
     /// Partitions of a topic that does not say.
     pub partitions_default: u32,
-    /// Source of random ids.
-    pub random_id: &'a mut dyn FnMut() -> u128,
+    /// Replicas of a topic that does not say; `None`: three, or as many as there are nodes.
+    pub replicas_default: Option<u16>,
+    /// Options of a topic that does not say.
+    pub defaults: &'a TopicOptions,
+}
+
+/// A topic to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicPlan {
+    /// How many partitions.
+    pub partitions: u32,
+    /// Replicas of each.
+    pub replicas: u16,
+    /// Options that are set, spelled as they are stored.
+    pub options: BTreeMap<String, String>,
 }
 
 /// The topic that a client means.
-pub fn find<'a>(state: &'a State, topic: &TopicRef) -> Result<&'a StoredTopic, UnknownTopic> {
-    state.find(topic).ok_or_else(|| UnknownTopic { topic: topic.clone() })
+pub fn find<'a>(
+    cluster: &'a ClusterState,
+    topic: &TopicRef,
+) -> Result<&'a Versioned<TopicRecord>, UnknownTopic> {
+    let found = match topic {
+        TopicRef::Id(id) => cluster.topics.get(&TopicId(*id)),
+        TopicRef::Name(name) => cluster.topic_named(name),
+    };
+    found.ok_or_else(|| UnknownTopic { topic: topic.clone() })
 }
 
-/// Decides on a new topic.
-pub fn plan_topic(
-    state: &State,
+/// Checks a new topic. `is_begun`: its name was taken for it by an earlier attempt.
+pub fn check_new(
+    cluster: &ClusterState,
     new: &NewTopic,
-    rules: &mut Rules<'_>,
-    now: TimestampMs,
-) -> Result<StoredTopic, CreateTopicError> {
+    is_begun: bool,
+    rules: &Rules<'_>,
+) -> Result<TopicPlan, CreateTopicError> {
     check_topic_name(&new.name)?;
-    if state.find(&TopicRef::Name(new.name.as_str().into())).is_some() {
+    if !is_begun && cluster.topic_named(&new.name).is_some() {
         return Err(CreateTopicError::Exists { name: new.name.clone() });
     }
-    let count = if new.partitions == 0 { rules.partitions_default } else { new.partitions };
-    check_count(state, count, count, rules.limits)?;
-    // A node alone has one replica of everything; 0 leaves it to the server.
-    if new.replication_factor > 1 {
-        return Err(CreateTopicError::ReplicationFactor { requested: new.replication_factor });
-    }
+    let partitions = if new.partitions == 0 { rules.partitions_default } else { new.partitions };
+    let replicas = match new.replication_factor {
+        0 => rules.replicas_default.unwrap_or_else(|| replicas_default(cluster)),
+        wanted => wanted,
+    };
+    check_count(cluster, partitions, partitions, replicas, rules.limits)?;
     let options = merge(&BTreeMap::new(), &new.options)?;
-    check_options(state, &options, rules.limits)?;
-    let id = free_topic_id(state, &new.name, rules);
-    let partitions = new_partitions(state, count, &options, rules).ok_or(CreateTopicError::NoDataDir)?;
-    Ok(StoredTopic { id, name: new.name.clone(), created: now, options, partitions, version: Version(0) })
+    check_options(&options, rules)?;
+    if !has_room(cluster) {
+        return Err(CreateTopicError::NoDataDir);
+    }
+    Ok(TopicPlan { partitions, replicas, options })
 }
 
-/// Decides on more partitions of a topic.
-pub fn plan_partitions(
-    state: &State,
-    topic: &TopicRef,
+/// Checks more partitions of a topic.
+pub fn check_more_partitions(
+    cluster: &ClusterState,
+    topic: &TopicRecord,
     partitions_total: u32,
-    rules: &mut Rules<'_>,
-) -> Result<StoredTopic, CreatePartitionsError> {
-    let mut topic = find(state, topic)?.clone();
-    let existing = u32::try_from(topic.partitions.len()).expect("partitions are counted in 32 bits");
+    rules: &Rules<'_>,
+) -> Result<(), CreatePartitionsError> {
+    let existing = topic.partitions;
     let added = match partitions_total.checked_sub(existing) {
         None | Some(0) => {
             return Err(PartitionCountError::NotMore { requested: partitions_total, existing }.into());
         }
         Some(added) => added,
     };
-    check_count(state, partitions_total, added, rules.limits)?;
-    let more = new_partitions(state, added, &topic.options, rules).ok_or(CreatePartitionsError::NoDataDir)?;
-    topic.partitions.extend(more);
-    Ok(topic)
+    check_count(cluster, partitions_total, added, topic.replicas, rules.limits)?;
+    if has_room(cluster) { Ok(()) } else { Err(CreatePartitionsError::NoDataDir) }
 }
 
-/// Decides on new options of a topic.
-pub fn plan_options(
-    state: &State,
-    topic: &TopicRef,
+/// The options of a topic after a change.
+pub fn changed_options(
+    topic: &TopicRecord,
     changes: &[TopicOption],
-    limits: &LimitsConfig,
-) -> Result<StoredTopic, AlterTopicError> {
-    let mut topic = find(state, topic)?.clone();
-    topic.options = merge(&topic.options, changes)?;
-    check_options(state, &topic.options, limits)?;
-    Ok(topic)
+    rules: &Rules<'_>,
+) -> Result<BTreeMap<String, String>, TopicOptionError> {
+    let options = merge(&topic.options, changes)?;
+    check_options(&options, rules)?;
+    Ok(options)
+}
+
+/// Whether a new topic's directories would meet what is left of a deleted one of the same name.
+pub fn is_id_taken(cluster: &ClusterState, name: &str, id: TopicId) -> bool {
+    let directory = topic_directory_name(name, id);
+    let is_same = |other: &str, of: TopicId| topic_directory_name(other, of) == directory;
+    cluster.topics.contains_key(&id)
+        || cluster.removals.values().any(|removal| is_same(&removal.name, removal.topic))
+        || cluster.deletions.values().any(|gone| is_same(&gone.name, gone.topic))
+}
+
+/// Whether any running node has a data directory that is not full.
+fn has_room(cluster: &ClusterState) -> bool {
+    let live = cluster.nodes.iter().filter(|(node, _)| cluster.is_live(**node));
+    live.flat_map(|(_, node)| &node.data_dirs).any(|dir| dir.free_bytes > 0)
 }
 
 fn check_count(
-    state: &State,
+    cluster: &ClusterState,
     total: u32,
     added: u32,
+    replicas: u16,
     limits: &LimitsConfig,
 ) -> Result<(), PartitionCountError> {
     if total > limits.partitions_per_topic_max {
         return Err(PartitionCountError::Topic { requested: total, max: limits.partitions_per_topic_max });
     }
-    let existing = state.partition_count();
-    if existing + added as usize > limits.partitions_max as usize {
-        return Err(PartitionCountError::Node { added, existing, max: limits.partitions_max });
+    let existing: usize = cluster.partitions.values().map(|partition| partition.replicas.len()).sum();
+    let nodes = cluster.nodes.len().max(1);
+    let max = limits.partitions_max;
+    if existing + added as usize * usize::from(replicas) > nodes * max as usize {
+        return Err(PartitionCountError::Nodes { added, replicas, existing, nodes, max });
     }
     Ok(())
 }
@@ -230,49 +263,16 @@ fn merge(
     Ok(merged)
 }
 
-fn check_options(
-    state: &State,
-    set: &BTreeMap<String, String>,
-    limits: &LimitsConfig,
-) -> Result<(), TopicOptionError> {
-    let options = TopicOptions::resolve(&state.defaults, set)?;
-    if batch_fits_frame(options.batch_bytes_max, limits.frame_bytes_max) {
+fn check_options(set: &BTreeMap<String, String>, rules: &Rules<'_>) -> Result<(), TopicOptionError> {
+    let options = TopicOptions::resolve(rules.defaults, set)?;
+    if batch_fits_frame(options.batch_bytes_max, rules.limits.frame_bytes_max) {
         return Ok(());
     }
-    let frame = u64::from(limits.frame_bytes_max);
+    let frame = u64::from(rules.limits.frame_bytes_max);
     Err(TopicOptionError::Contradiction(format!(
         "batch_bytes_max ({}) does not fit a request of this node; the most is {} (limits.frame_bytes_max, less {})",
         Value::Bytes(options.batch_bytes_max),
         Value::Bytes(frame - FRAME_OVERHEAD_BYTES),
         Value::Bytes(FRAME_OVERHEAD_BYTES)
     )))
-}
-
-/// An id whose directory is not that of a deleted topic of the same name which is still being removed.
-fn free_topic_id(state: &State, name: &str, rules: &mut Rules<'_>) -> TopicId {
-    loop {
-        let id = TopicId((rules.random_id)());
-        let directory = topic_directory_name(name, id);
-        let is_taken = state.deleted.iter().any(|old| topic_directory_name(&old.name, old.id) == directory);
-        if !is_taken && state.topic(id).is_none() {
-            return id;
-        }
-    }
-}
-
-fn new_partitions(
-    state: &State,
-    count: u32,
-    options: &BTreeMap<String, String>,
-    rules: &mut Rules<'_>,
-) -> Option<Vec<StoredPartition>> {
-    let segment_bytes = TopicOptions::resolve(&state.defaults, options).map_or(0, |o| o.segment_bytes_max);
-    let places = place(count as usize, &state.shard_loads(), &state.spaces(), segment_bytes)?;
-    let partitions = places.into_iter().map(|place| StoredPartition {
-        log_id: LogId((rules.random_id)()),
-        data_dir: state.data_dirs[place.data_dir.index()].id.expect("an online directory has an id"),
-        shard: ShardId(place.shard.0),
-        is_confirmed: false,
-    });
-    Some(partitions.collect())
 }

@@ -1,69 +1,113 @@
-//! Directories that should not be there: what is left of deleted topics goes, what belongs to nobody is reported.
+//! Directories that should not be there: logs that are to be deleted go, what belongs to nobody is reported.
 //!
-//! Owns: removal below `topics/`. Only directories of topics that the store says were deleted are ever removed.
-//! Invariant: a deleted topic is forgotten only when each of its data directories has been seen without it, so one
-//! on a disk that was away is removed when the disk comes back, and never rises again.
+//! Owns: removal below `topics/`. Only logs that a removal record of this node names are ever removed.
+//! Invariant: a removal is forgotten only when each of its logs has been seen to be gone, so one on a disk that was away
+//! goes when the disk comes back, and never rises again.
+//! Crash story: killed between the removal of a directory and the change of the record, the next start finds nothing to
+//! remove and changes the record.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use corelog_engine::TopicId;
+use corelog_engine::{LogId, TopicId};
+use corelog_replication::cluster::keys::{RemovalId, Subject};
+use corelog_replication::cluster::{ClusterState, DataDirId, Removal, Stored};
+use corelog_replication::coordination::Op;
 
-use super::data_dir::{DataDirId, TOPICS_DIR, sync_dir};
-use super::snapshot::{DataDirState, topic_directory_name};
-use super::state::State;
-use super::store::{Change, Coordination, DeletedTopic, StoreError};
+use super::data_dir::{TOPICS_DIR, sync_dir};
+use super::local::{DataDirEntry, Local};
+use super::snapshot::topic_directory_name;
 
-/// Removes what is left of deleted topics on the directories that are online, and forgets those that are gone.
-///
-/// Errors: of the store alone. A directory that cannot be removed is reported and tried again at the next start.
-pub fn finish_deletions<S: Coordination>(state: &mut State, store: &mut S) -> Result<(), StoreError> {
-    let ids: Vec<TopicId> = state.deleted.iter().map(|topic| topic.id).collect();
-    finish_deletions_of(state, store, &ids)
+/// Directories to remove, and the log of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removing {
+    /// Directory of a log.
+    pub directory: PathBuf,
+    /// Its log.
+    pub log: LogId,
+    /// The data directory that holds it.
+    pub data_dir: DataDirId,
 }
 
-/// The same for some topics.
-pub fn finish_deletions_of<S: Coordination>(
-    state: &mut State,
-    store: &mut S,
-    ids: &[TopicId],
-) -> Result<(), StoreError> {
-    let wanted = state.deleted.iter().filter(|topic| ids.contains(&topic.id));
-    let gone: Vec<(TopicId, Vec<DataDirId>)> = wanted
-        .map(|topic| (topic.id, remove_topic(state, topic)))
-        .filter(|(_, dirs)| !dirs.is_empty())
-        .collect();
-    if gone.is_empty() {
-        return Ok(());
-    }
-    let changes: Vec<Change> =
-        gone.iter().map(|(id, dirs)| Change::ForgetDeleted { id: *id, data_dirs: dirs.clone() }).collect();
-    store.write(&changes)?;
-    for (id, dirs) in gone {
-        for topic in state.deleted.iter_mut().filter(|topic| topic.id == id) {
-            topic.data_dirs.retain(|dir| !dirs.contains(dir));
+/// What of a removal can be done now: the logs whose data directories are there.
+pub fn plan_removal(local: &Local, removal: &Removal) -> Vec<Removing> {
+    let topic = topic_directory_name(&removal.name, removal.topic);
+    let there = removal.logs.iter().filter_map(|log| {
+        let entry = local.data_dirs.iter().find(|entry| entry.id == Some(log.dir))?;
+        let directory = entry.path.join(TOPICS_DIR).join(&topic).join(log.partition.to_string());
+        entry.is_online().then_some(Removing { directory, log: log.log, data_dir: log.dir })
+    });
+    there.collect()
+}
+
+/// Removes directories, durably; returns the logs that are gone. Blocks for as long as the file system takes.
+///
+/// What cannot be removed is reported and tried again at the next start.
+pub fn remove_all(removing: Vec<Removing>) -> Vec<Removing> {
+    let mut gone = Vec::with_capacity(removing.len());
+    let mut parents = BTreeSet::new();
+    for one in removing {
+        match remove(&one.directory) {
+            Ok(()) => {
+                parents.extend(one.directory.parent().map(Path::to_owned));
+                gone.push(one);
+            }
+            Err(error) => tracing::error!(
+                directory = %one.directory.display(), %error,
+                "cannot remove a log; it will be tried again at the next start"
+            ),
         }
     }
-    state.deleted.retain(|topic| !topic.data_dirs.is_empty());
-    Ok(())
+    for topic in parents {
+        // Fails while other partitions are in it: the last one takes it away.
+        let emptied = fs::remove_dir(&topic).is_ok();
+        let synced = if emptied { topic.parent() } else { Some(topic.as_path()) };
+        match synced.map_or(Ok(()), sync_dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(directory = %topic.display(), %error, "cannot make a removal durable");
+                gone.retain(|one| !one.directory.starts_with(&topic));
+            }
+            _ => {}
+        }
+    }
+    gone
 }
 
-/// Removes the directories of a topic; returns the data directories that hold nothing of it any more.
-fn remove_topic(state: &State, topic: &DeletedTopic) -> Vec<DataDirId> {
-    let name = topic_directory_name(&topic.name, topic.id);
+/// The commit that takes logs which are gone off a removal record, and the record away with its last one.
+pub fn removed(cluster: &ClusterState, id: RemovalId, gone: &[LogId]) -> Vec<Vec<Op>> {
+    let Some(stored) = cluster.removals.get(&id) else { return Vec::new() };
+    let left: Vec<_> = stored.logs.iter().filter(|log| !gone.contains(&log.log)).copied().collect();
+    if left.len() == stored.logs.len() {
+        return Vec::new();
+    }
+    let (key, version) = (Subject::Removal(id).key(), stored.version);
+    let op = if left.is_empty() {
+        Op::Delete { key, version }
+    } else {
+        let record = Removal { logs: left, ..(*stored.record).clone() };
+        Op::Put { key, value: record.encode(), version }
+    };
+    vec![vec![op]]
+}
+
+/// Removes all that is left of a topic on the directories that are there; returns those that hold nothing of it any more.
+pub fn remove_topic<'a>(
+    dirs: impl IntoIterator<Item = &'a DataDirEntry>,
+    name: &str,
+    topic: TopicId,
+    wanted: &[DataDirId],
+) -> Vec<DataDirId> {
+    let is_wanted =
+        |entry: &&DataDirEntry| entry.is_online() && entry.id.is_some_and(|id| wanted.contains(&id));
     let mut gone = Vec::new();
-    for id in &topic.data_dirs {
-        let entry = state.data_dirs.iter().find(|entry| entry.id == Some(*id));
-        let Some(entry) = entry.filter(|entry| !matches!(entry.state, DataDirState::Offline { .. })) else {
-            continue;
-        };
-        let directory = entry.path.join(TOPICS_DIR).join(&name);
-        match remove_durably(&directory) {
-            Ok(()) => gone.push(*id),
+    for entry in dirs.into_iter().filter(is_wanted) {
+        let root = entry.path.join(TOPICS_DIR);
+        match remove(&root.join(topic_directory_name(name, topic))).and_then(|()| sync_dir(&root)) {
+            Ok(()) => gone.extend(entry.id),
             Err(error) => tracing::error!(
-                directory = %directory.display(), %error,
+                topic = name, dir = %entry.path.display(), %error,
                 "cannot remove a deleted topic; it will be tried again at the next start"
             ),
         }
@@ -71,53 +115,71 @@ fn remove_topic(state: &State, topic: &DeletedTopic) -> Vec<DataDirId> {
     gone
 }
 
-fn remove_durably(directory: &Path) -> io::Result<()> {
+fn remove(directory: &Path) -> io::Result<()> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => directory.parent().map_or(Ok(()), sync_dir),
+        other => other,
     }
 }
 
-/// Directories that belong to no topic, or to a partition that lives elsewhere. Nothing is done to them.
-pub fn find_orphans(state: &State) -> Vec<PathBuf> {
+/// Directories that belong to no topic, or to a partition that has no replica here. Nothing is done to them.
+pub fn find_orphans(local: &Local, cluster: &ClusterState) -> Vec<PathBuf> {
     let mut orphans = Vec::new();
-    for entry in state.data_dirs.iter().filter(|entry| entry.open.is_some()) {
-        let mut known: BTreeSet<PathBuf> = BTreeSet::new();
-        for topic in state.topics() {
-            let directory = PathBuf::from(topic_directory_name(&topic.name, topic.id));
-            for (number, partition) in topic.partitions.iter().enumerate() {
-                if Some(partition.data_dir) == entry.id {
-                    known.insert(directory.join(number.to_string()));
-                    known.insert(directory.clone());
-                }
-            }
-        }
-        // Deleted topics that could not be removed have been reported already.
-        known.extend(state.deleted.iter().map(|topic| topic_directory_name(&topic.name, topic.id).into()));
-        let topics = entry.path.join(TOPICS_DIR);
-        for directory in list(&topics) {
-            if !known.contains(&PathBuf::from(directory.file_name().unwrap_or_default())) {
+    for entry in local.data_dirs.iter().filter(|entry| entry.is_online()) {
+        let Expected { logs, topics } = expected(entry, local, cluster);
+        let root = entry.path.join(TOPICS_DIR);
+        for directory in list(&root) {
+            if !topics.contains(directory.strip_prefix(&root).unwrap_or(&directory)) {
                 orphans.push(directory);
                 continue;
             }
             let of_topic = list(&directory).into_iter().filter(|partition| {
-                let relative = partition.strip_prefix(&topics).unwrap_or(partition);
-                let is_partition = relative.file_name().is_some_and(|name| {
-                    name.to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
-                });
-                is_partition && !known.contains(relative)
+                let relative = partition.strip_prefix(&root).unwrap_or(partition);
+                let name = relative.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                let is_partition = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+                is_partition && !logs.contains(relative)
             });
             orphans.extend(of_topic);
         }
     }
-    // Inside a topic that is being removed everything is expected.
-    let removed: Vec<String> =
-        state.deleted.iter().map(|topic| topic_directory_name(&topic.name, topic.id)).collect();
-    orphans.retain(|orphan| {
-        !orphan.components().any(|part| removed.iter().any(|name| part.as_os_str() == name.as_str()))
-    });
     orphans
+}
+
+/// What should lie below `topics/` of a data directory.
+struct Expected {
+    logs: BTreeSet<PathBuf>,
+    topics: BTreeSet<PathBuf>,
+}
+
+fn expected(entry: &DataDirEntry, local: &Local, cluster: &ClusterState) -> Expected {
+    let mut logs = BTreeSet::new();
+    for (of, partition) in &cluster.partitions {
+        let Some(topic) = cluster.topics.get(&of.topic) else { continue };
+        let here = partition.on_node(local.node).filter(|here| Some(here.dir) == entry.id);
+        if here.is_some() {
+            let directory = PathBuf::from(topic_directory_name(&topic.name, of.topic));
+            logs.insert(directory.join(of.partition.to_string()));
+        }
+    }
+    for (_, removal) in cluster.removals_of(local.node) {
+        let directory = PathBuf::from(topic_directory_name(&removal.name, removal.topic));
+        logs.extend(removal.logs.iter().map(|log| directory.join(log.partition.to_string())));
+    }
+    // Topics that go: their removals are not written yet.
+    let going =
+        cluster.deletions.iter().map(|(id, gone)| PathBuf::from(topic_directory_name(&gone.name, *id)));
+    let going: BTreeSet<PathBuf> = going.collect();
+    let mut topics: BTreeSet<PathBuf> =
+        logs.iter().filter_map(|log| Some(log.parent()?.to_owned())).collect();
+    for (of, partition) in &cluster.partitions {
+        let Some(gone) = cluster.deletions.get(&of.topic) else { continue };
+        if partition.on_node(local.node).is_some() {
+            let directory = PathBuf::from(topic_directory_name(&gone.name, of.topic));
+            logs.insert(directory.join(of.partition.to_string()));
+        }
+    }
+    topics.extend(going);
+    Expected { logs, topics }
 }
 
 /// What lies in a directory; an unreadable one is reported and counts as empty.

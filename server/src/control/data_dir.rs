@@ -1,6 +1,7 @@
 //! One data directory: identity, exclusive lock, clean marker, free space.
 //!
-//! Owns: `DIR/corelog.json` (format, cluster, node, id), `DIR/lock`, `DIR/clean`. Logs and the store lie beside them.
+//! Owns: `DIR/corelog.json` (format, cluster, node, id), `DIR/lock`, `DIR/clean`. The list of logs (`log_list.rs`), the logs
+//! and the store lie beside them.
 //! Invariant: a directory that was ours is never made anew: if its `corelog.json` is gone, the disk is not mounted
 //! or was wiped, and its partitions are offline rather than empty.
 //! Crash story: power fails while `corelog.json` is written. It is written aside, synced and renamed, so that there
@@ -10,8 +11,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use corelog_replication::cluster::DataDirId;
 use serde::{Deserialize, Serialize};
 
+use super::log_list::{LOG_LIST_FILE, LogList, LogListError};
 use super::snapshot::NodeId;
 
 /// Layout of data directories that this code reads and writes.
@@ -25,14 +28,9 @@ pub const TOPICS_DIR: &str = "topics";
 /// Largest identity file: ours has some 150 bytes.
 const IDENTITY_BYTES_MAX: u64 = 64 << 10;
 
-/// Random identity of a data directory, made with it: paths change, the id stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DataDirId(pub u128);
-
-impl std::fmt::Display for DataDirId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
+/// An id as text: 32 hexadecimal digits.
+pub fn id_text(id: DataDirId) -> String {
+    format!("{:032x}", id.0)
 }
 
 /// Why a data directory cannot be used.
@@ -63,7 +61,7 @@ pub enum DataDirError {
         expected: NodeId,
     },
     /// It belongs to another cluster.
-    #[error("data directory {} belongs to cluster {found}, and the metadata of this node to cluster {expected}; name the directories of one node together, the one with meta.redb first", path.display())]
+    #[error("data directory {} belongs to cluster {found}, and this node to cluster {expected}; name the directories of one node together, or look whether zookeeper.connect and zookeeper.root name the right cluster", path.display())]
     OtherCluster {
         /// Which.
         path: PathBuf,
@@ -100,6 +98,14 @@ pub enum DataDirError {
         /// Which.
         path: PathBuf,
     },
+    /// The list of its logs cannot be used.
+    #[error("data directory {}: {error}", path.display())]
+    LogList {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: LogListError,
+    },
     /// The system refused.
     #[error("data directory {}: cannot {action}: {error}", path.display())]
     Io {
@@ -117,7 +123,7 @@ impl DataDirError {
     /// operator, and going on could make them worse.
     pub fn is_offline(&self) -> bool {
         match self {
-            Self::Lost { .. } | Self::Damaged { .. } | Self::Io { .. } => true,
+            Self::Lost { .. } | Self::Damaged { .. } | Self::LogList { .. } | Self::Io { .. } => true,
             Self::Locked { .. }
             | Self::NewerFormat { .. }
             | Self::OtherNode { .. }
@@ -154,6 +160,8 @@ pub struct DataDir {
     pub cluster_id: String,
     /// Whether the last stop was clean.
     pub was_clean: bool,
+    /// Logs that were made in it. `None`: there is no list.
+    pub logs: Option<LogList>,
     /// Holds the lock as long as it is open.
     _lock: File,
 }
@@ -205,11 +213,14 @@ impl DataDir {
             .and_then(|()| sync_dir(path))
             .map_err(failed("create its topics directory"))?;
         let was_clean = is_clean(path);
+        let logs =
+            LogList::open(path).map_err(|error| DataDirError::LogList { path: path.to_owned(), error })?;
         Ok(Self {
             path: path.to_owned(),
             id: DataDirId(id),
             cluster_id: identity.cluster_id,
             was_clean,
+            logs,
             _lock: lock,
         })
     }
@@ -246,6 +257,11 @@ pub fn refuse_newer(path: &Path) -> Result<(), DataDirError> {
     }
 }
 
+/// Whether a directory says whose it is, readable or not.
+pub fn has_identity(path: &Path) -> bool {
+    path.join(IDENTITY_FILE).exists()
+}
+
 /// Whether the last run in a directory ended with every log synced and closed, and none began since.
 pub fn is_clean(path: &Path) -> bool {
     path.join(CLEAN_FILE).exists()
@@ -279,7 +295,9 @@ fn refuse_foreign(path: &Path) -> Result<(), DataDirError> {
     for entry in fs::read_dir(path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         // Left by a start that died before it had an identity, or made by mkfs.
-        let is_harmless = ["lost+found", LOCK_FILE, ".corelog.json.new"].iter().any(|known| name == *known);
+        let is_harmless = ["lost+found", LOCK_FILE, ".corelog.json.new", LOG_LIST_FILE, ".logs.list.new"]
+            .iter()
+            .any(|known| name == *known);
         if !is_harmless {
             return Err(DataDirError::Foreign { path: path.to_owned() });
         }
@@ -307,10 +325,12 @@ fn initialize(path: &Path, node: NodeId, cluster_id: &str) -> Result<Identity, D
         format: FORMAT,
         cluster_id: cluster_id.to_owned(),
         node_id: node.0,
-        data_dir_id: DataDirId(uuid::Uuid::new_v4().as_u128()).to_string(),
+        data_dir_id: id_text(DataDirId(uuid::Uuid::new_v4().as_u128())),
     };
     let text = serde_json::to_vec_pretty(&identity).expect("plain fields serialize");
-    replace_file(&path.join(IDENTITY_FILE), &text).map_err(|error| DataDirError::Io {
+    // The identity comes last: a directory that has one is whole.
+    let made = LogList::make(path, []).and_then(|()| replace_file(&path.join(IDENTITY_FILE), &text));
+    made.map_err(|error| DataDirError::Io {
         path: path.to_owned(),
         action: "write its corelog.json",
         error,
@@ -319,7 +339,7 @@ fn initialize(path: &Path, node: NodeId, cluster_id: &str) -> Result<Identity, D
 }
 
 /// Writes a small file so that a crash leaves the old one or the new one, whole and synced.
-fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
+pub fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
     let directory = path.parent().ok_or_else(|| io::Error::other("no parent directory"))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let aside = directory.join(format!(".{name}.new"));
@@ -377,6 +397,7 @@ mod tests {
     fn wrong_directories_are_refused_with_advice() {
         let check = |identity: &str, words: &str, is_offline: bool| {
             let temp = tempfile::tempdir().expect("a temporary directory");
+            LogList::make(temp.path(), []).expect("made");
             fs::write(temp.path().join(IDENTITY_FILE), identity).expect("written");
             let error = DataDir::open(temp.path(), NODE, &new()).expect_err(words);
             assert!(error.to_string().contains(words), "{error}");

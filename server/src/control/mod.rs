@@ -5,22 +5,30 @@
 //! Not here: how a shard opens, serves and closes partitions (`crate::shard`).
 
 pub mod admin;
+mod agent_ends;
 pub mod cleanup;
 pub mod data_dir;
 pub mod describe;
+mod grow;
+pub mod join;
+pub mod known_dirs;
+pub mod local;
+pub mod log_list;
 pub mod messages;
 pub mod names;
+pub mod open;
 pub mod options;
-pub mod placement;
+pub mod picture;
+mod requests;
 pub mod snapshot;
 pub mod spawn;
 pub mod start;
-pub mod state;
 pub mod stats;
+mod stop;
 pub mod store;
 pub mod thread;
 pub mod view;
-pub mod waiting;
+mod waiting;
 mod wire;
 
 pub use messages::{
@@ -31,8 +39,8 @@ pub use snapshot::{
     DataDirIndex, DataDirMetadata, DataDirState, LeaderPlace, LocalReplica, NodeId, NodeMetadata,
     PartitionMetadata, ShardAddress, ShardId, Snapshot, SnapshotVersion, TopicMetadata,
 };
-pub use spawn::{ControlHandle, ControlThread, Watcher};
-pub use start::{Opened, StartError, open};
+pub use spawn::{ControlError, ControlHandle, ControlThread, Watcher};
+pub use start::{Found, StartError, look};
 pub use stats::{LatencyBuckets, PartitionStats, ShardStats};
 pub use thread::{Control, Stopped};
 pub use view::{Observer, View};

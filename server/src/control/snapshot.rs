@@ -18,6 +18,7 @@ use corelog_replication::{Assignment, ReplicaId, Role};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::options::TopicOptions;
+use crate::config::Config;
 
 /// Number of a shard in its node, from 0. Nothing on disk that outlives a start depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -323,6 +324,23 @@ impl Snapshot {
             topics,
             by_id,
         }
+    }
+
+    /// The picture of a node that has not found its cluster yet. No shard ever gets it.
+    pub fn empty(config: &Config, started: TimestampMs, shards: Vec<ShardAddress>) -> Self {
+        let head = SnapshotHead {
+            version: SnapshotVersion(0),
+            cluster_id: "".into(),
+            node: config.node.id,
+            started,
+            incarnation: Incarnation(0),
+            shards,
+            nodes: Vec::new(),
+            is_isolated: false,
+            data_dirs: Vec::new(),
+            removed: FxHashSet::default(),
+        };
+        Self::new(head, Vec::new())
     }
 
     /// All topics, sorted by name.

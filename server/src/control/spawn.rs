@@ -2,32 +2,45 @@
 //!
 //! Owns: what ends a node. SIGTERM, SIGINT and [`ControlHandle::stop`] begin a graceful stop; a second signal ends the
 //! process at once, which is safe (it is what kill -9 does) and costs the next start a scan.
+//! Owns: the way from data directories and sockets to a running control loop: the coordination service is found first,
+//! however long that takes; metrics and health are served meanwhile.
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use corelog_engine::TimestampMs;
+use corelog_replication::cluster::Endpoint;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
 
-use super::messages::ControlLink;
-use super::snapshot::ShardAddress;
-use super::start::Opened;
+use super::messages::{ControlLink, ShardCommand, ShardReport};
+use super::open::{Opened, open};
+use super::snapshot::{ShardAddress, Snapshot};
+use super::start::{Found, StartError};
 use super::thread::{Control, Stopped};
-use super::view::Observer;
+use super::view::{Observer, View};
 use crate::config::Config;
 use crate::http;
 
 /// Exit code of a process that a second signal has ended.
 const EXIT_IMPATIENT: i32 = 130;
 
+/// How long shards that have seen nothing yet may take to stop.
+const SHARDS_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What a control thread runs on.
 pub struct ControlThread {
     /// The configuration.
     pub config: Arc<Config>,
-    /// The opened node.
-    pub opened: Opened,
+    /// The data directories that are there.
+    pub found: Found,
+    /// When the node was started.
+    pub started: TimestampMs,
     /// One address per shard, by number.
     pub shards: Vec<ShardAddress>,
     /// One channel per shard.
@@ -45,10 +58,21 @@ pub struct ControlThread {
 /// Makes the future of [`ControlThread::watcher`].
 pub type Watcher = Box<dyn FnOnce(Observer) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
+/// Why a control thread did not run to an end.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The node cannot start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// No thread or no runtime.
+    #[error("the control thread failed: {0}")]
+    Thread(#[from] io::Error),
+}
+
 /// A running control thread.
 pub struct ControlHandle {
     stop: flume::Sender<()>,
-    thread: JoinHandle<io::Result<Stopped>>,
+    thread: JoinHandle<Result<Stopped, ControlError>>,
 }
 
 impl ControlHandle {
@@ -57,14 +81,16 @@ impl ControlHandle {
         let _ = self.stop.try_send(());
     }
 
-    /// Waits for the end of the node: a signal, [`ControlHandle::stop`], or the death of all shards.
-    pub fn join(self) -> io::Result<Stopped> {
-        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the control thread has panicked")))
+    /// Waits for the end of the node: a signal, [`ControlHandle::stop`], a start that cannot be, or the death of all
+    /// shards.
+    pub fn join(self) -> Result<Stopped, ControlError> {
+        let died = || io::Error::other("the control thread has panicked");
+        self.thread.join().unwrap_or_else(|_| Err(died().into()))
     }
 }
 
 impl ControlThread {
-    /// Starts the thread. The shards get the first snapshot from it.
+    /// Starts the thread. The shards get their first snapshot from it.
     pub fn spawn(self) -> io::Result<ControlHandle> {
         let (stop, stopped) = flume::bounded(1);
         let thread =
@@ -72,29 +98,87 @@ impl ControlThread {
         Ok(ControlHandle { stop, thread })
     }
 
-    fn run(self, stopped: flume::Receiver<()>) -> io::Result<Stopped> {
+    fn run(self, stopped: flume::Receiver<()>) -> Result<Stopped, ControlError> {
         if let Some(core) = self.core
             && !core_affinity::set_for_current(core_affinity::CoreId { id: core.into() })
         {
             tracing::warn!(core, "cannot pin the control thread; it runs wherever the scheduler likes");
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async move {
-            let control = Control::new(self.config, self.opened, self.shards, self.link);
-            if let Some(listener) = self.http {
-                let observer = control.observer();
-                tokio::spawn(async move {
-                    if let Err(error) = http::serve(listener, observer).await {
-                        tracing::error!(%error, "metrics and health are not served any more");
-                    }
-                });
+        // Lives until the thread ends: what the store still has to do is done with the runtime.
+        let local = LocalSet::new();
+        local.block_on(&runtime, self.live(stopped))
+    }
+
+    async fn live(self, stopped: flume::Receiver<()>) -> Result<Stopped, ControlError> {
+        let Self { config, found, started, shards, link, http, handle_signals, watcher, .. } = self;
+        let first = Snapshot::empty(&config, started, shards.clone());
+        let view = watch::Sender::new(Arc::new(View::starting(Arc::new(first), &config.node.rack)));
+        let observer = Observer::new(view.subscribe(), link.commands.clone());
+        let http_endpoint = http.as_ref().and_then(|listener| endpoint_of(&config, listener));
+        if let Some(listener) = http {
+            let observer = observer.clone();
+            tokio::spawn(async move {
+                if let Err(error) = http::serve(listener, observer).await {
+                    tracing::error!(%error, "metrics and health are not served any more");
+                }
+            });
+        }
+        if let Some(watcher) = watcher {
+            tokio::spawn(watcher(observer));
+        }
+        let mut stop = pin!(wait_for_stop(stopped, handle_signals));
+        let opened = tokio::select! {
+            opened = open(&config, found, shards, http_endpoint, started) => opened,
+            () = &mut stop => Err(StartError::Stopped),
+        };
+        let Opened { local, store } = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                view.send_modify(|view| Arc::make_mut(view).is_stopping = true);
+                stop_idle_shards(&link).await;
+                // Nothing was served and nothing was begun: that is as clean as it was before.
+                return if matches!(error, StartError::Stopped) {
+                    Ok(Stopped::Clean)
+                } else {
+                    Err(error.into())
+                };
             }
-            if let Some(watcher) = self.watcher {
-                tokio::spawn(watcher(control.observer()));
+        };
+        let control = Control::new(config, local, store, link, view);
+        Ok(control.run(stop).await)
+    }
+}
+
+/// Where others find the metrics.
+fn endpoint_of(config: &Config, listener: &std::net::TcpListener) -> Option<Endpoint> {
+    let port = listener.local_addr().ok()?.port();
+    let host = if config.http.address.is_wildcard() {
+        config.listen.advertised_host()
+    } else {
+        config.http.address.host.as_str()
+    };
+    Some(Endpoint { host: host.to_owned(), port })
+}
+
+/// Stops shards that have never got a snapshot.
+async fn stop_idle_shards(link: &ControlLink) {
+    let stopped = async {
+        for commands in &link.commands {
+            // One that is gone needs no order.
+            let _ = commands.send_async(ShardCommand::Stop).await;
+        }
+        let mut left = link.commands.len();
+        while left > 0 {
+            match link.reports.recv_async().await {
+                Ok(ShardReport::Stopped { .. }) => left -= 1,
+                Ok(_) => {}
+                Err(flume::RecvError::Disconnected) => return,
             }
-            let handle_signals = self.handle_signals;
-            Ok(control.run(async move { wait_for_stop(stopped, handle_signals).await }).await)
-        })
+        }
+    };
+    if tokio::time::timeout(SHARDS_STOP_TIMEOUT, stopped).await.is_err() {
+        tracing::warn!("not every shard has stopped in time");
     }
 }
 

@@ -1,26 +1,34 @@
-//! The start of a node: lock and identify the data directories, open the store, begin a new epoch, re-spread the
-//! partitions over the shards, finish deletions, report what belongs to nobody.
+//! The data directories of a node at its start: lock and identify those that are there, make the new ones, and keep away
+//! from what is another node's, another cluster's, or lost.
 //!
-//! Owns: the order of these steps. When it is done, nothing that a crash could take back has been shown to a shard.
-//! Invariant: the first data directory holds `meta.redb`, and no other one does.
-//! Crash story: killed anywhere in here, the next start finds the same topics; the epoch may have been skipped, and
-//! clean markers may be gone, which costs a scan.
+//! Owns: the order of these steps, and where the embedded store lies. Which cluster this is, is found out between
+//! [`look`] and [`Found::adopt`] (`join.rs`).
+//! Invariant: the embedded store lies in the first data directory and in no other one; a node of a cluster has none.
+//! Crash story: killed anywhere in here, the next start finds the same directories; clean markers may be gone, which
+//! costs a scan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use corelog_engine::{TimestampMs, TopicId};
+use corelog_engine::{LogId, TimestampMs};
+use corelog_replication::cluster::{DataDirId, Endpoint, Incarnation};
 
-use super::cleanup;
-use super::data_dir::{self, DataDir, DataDirError, DataDirId, IfNew, TOPICS_DIR};
-use super::placement::respread;
-use super::snapshot::{DataDirState, NodeId, ShardId};
-use super::state::{DataDirEntry, State, StateStart};
-use super::store::{Change, Coordination, EmbeddedStore, StoreError, Stored};
+use super::data_dir::{self, DataDir, DataDirError, IfNew, TOPICS_DIR, sync_dir};
+use super::join::{JoinError, Seal};
+use super::known_dirs::KnownDirs;
+use super::local::{DataDirEntry, Local};
+use super::log_list::{LOG_LIST_FILE, LogList};
+use super::snapshot::{DataDirState, NodeId, ShardAddress};
+use super::store::StoreError;
+use super::store::zookeeper::ZookeeperOptionsError;
 use crate::config::Config;
 
-/// File of the store in the first data directory.
+/// File of the embedded store in the first data directory.
 pub const STORE_FILE: &str = "meta.redb";
+/// What it is called from the moment that its contents are in a cluster, until the cluster is known to be whole.
+pub const MOVING_STORE_FILE: &str = "meta.redb.moving";
+/// What it is called once its contents were carried over to a cluster.
+pub const MOVED_STORE_FILE: &str = "meta.redb.moved";
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +39,9 @@ pub enum StartError {
     /// The store cannot be opened or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The cluster cannot be joined.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The first directory has topics and no store.
     #[error("data directory {} holds topics but no {STORE_FILE}; name the data directory with {STORE_FILE} first in data.dirs, or restore that file", path.display())]
     StoreLost {
@@ -43,247 +54,258 @@ pub enum StartError {
         /// Which.
         path: PathBuf,
     },
-    /// The store is another node's.
-    #[error(
-        "the metadata belong to node {found}, and this is node {expected}; set node.id = {found}, or name another directory"
-    )]
-    OtherNode {
-        /// Whose it is.
-        found: NodeId,
-        /// Who we are.
-        expected: NodeId,
+    /// The metadata were carried over to a cluster.
+    #[error("the metadata of this node were moved to a ZooKeeper ensemble ({MOVED_STORE_FILE} in {} shows what they were then); set zookeeper.connect (--zookeeper) again: what was written since is known there alone", path.display())]
+    Moved {
+        /// The first directory.
+        path: PathBuf,
     },
+    /// No configured directory is there.
+    #[error("none of the data directories of this node can be used; the first one: {reason}")]
+    NoDataDir {
+        /// What is wrong with the first.
+        reason: String,
+    },
+    /// The options of ZooKeeper make no sense.
+    #[error(transparent)]
+    Zookeeper(#[from] ZookeeperOptionsError),
+    /// The password of ZooKeeper cannot be read.
+    #[error("zookeeper.password_file: cannot read {}: {error}", path.display())]
+    PasswordFile {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The embedded store cannot be put aside.
+    #[error(
+        "cannot rename {STORE_FILE}, whose contents have been carried over: {error}; mend that, then start again"
+    )]
+    Seal {
+        /// Why not.
+        error: io::Error,
+    },
+    /// It was told to stop before it had found its cluster.
+    #[error("stopped while waiting for the coordination service")]
+    Stopped,
 }
 
-/// A node that has been opened and shown to nobody yet.
-pub struct Opened {
-    /// What it knows.
-    pub state: State,
-    /// Where it keeps it.
-    pub store: EmbeddedStore,
-    /// Directories below `topics/` that belong to no topic.
-    pub orphans: Vec<PathBuf>,
+/// The data directories that are there, before anything was made.
+#[derive(Debug)]
+pub struct Found {
+    node: NodeId,
+    dirs: Vec<FoundDir>,
+    known: KnownDirs,
+    /// The cluster that they name, if any of them has an identity.
+    pub cluster_id: Option<String>,
+    is_cluster: bool,
 }
 
-/// Opens a node for a run on `shards` shards.
-pub fn open(config: &Config, shards: u16, now: TimestampMs) -> Result<Opened, StartError> {
+#[derive(Debug)]
+enum FoundDir {
+    Entry(DataDirEntry),
+    New(PathBuf),
+}
+
+/// Looks at the configured data directories: locks and opens those that have an identity.
+pub fn look(config: &Config) -> Result<Found, StartError> {
     let node = config.node.id;
-    let (first, mut store) = open_first(config)?;
-    let stored = store.load()?;
-    if stored.node != node {
-        return Err(StartError::OtherNode { found: stored.node, expected: node });
-    }
-    let data_dirs = open_others(config, first, &stored)?;
-    remember_data_dirs(&mut store, &data_dirs, &stored)?;
-    let leader_epoch = store.begin_incarnation()?;
-    let moved = respread_topics(&stored, shards);
-    store.write(&moved)?;
-    let stored = store.load()?;
-    let mut state = State::new(StateStart {
-        cluster_id: stored.cluster_id,
-        node,
-        leader_epoch,
-        started: now,
-        data_dirs,
-        deleted: stored.deleted,
-        defaults: config.topic.options.clone(),
-    });
-    for topic in stored.topics {
-        state.put_topic(topic);
-    }
-    cleanup::finish_deletions(&mut state, &mut store)?;
-    let orphans = cleanup::find_orphans(&state);
-    for entry in &mut state.data_dirs {
-        // A directory that cannot be written to is as good as failed.
-        if let Some(Err(error)) = entry.open.as_ref().map(DataDir::begin_run) {
-            entry.state = DataDirState::Offline { reason: error.to_string() };
-        }
-    }
-    measure_space(&mut state, config.data.free_bytes_min);
-    Ok(Opened { state, store, orphans })
-}
-
-/// Opens the first data directory and the store in it. Neither can be done without.
-fn open_first(config: &Config) -> Result<(DataDir, EmbeddedStore), StartError> {
+    let is_cluster = config.zookeeper.is_some();
     let [first, others @ ..] = config.data.dirs.as_slice() else {
         unreachable!("the configuration names at least one data directory");
     };
     if let Some(other) = others.iter().find(|dir| dir.join(STORE_FILE).exists()) {
         return Err(StartError::StoreElsewhere { path: other.clone() });
     }
-    let if_new = IfNew::Initialize { cluster_id: format!("{:032x}", uuid::Uuid::new_v4().as_u128()) };
-    let dir = DataDir::open(first, config.node.id, &if_new)?;
-    let store = first.join(STORE_FILE);
-    if !store.exists() && has_topics(first) {
-        return Err(StartError::StoreLost { path: first.clone() });
+    let known = KnownDirs::read(config.data.dirs.iter().map(PathBuf::as_path));
+    let mut found = Found { node, dirs: Vec::new(), known, cluster_id: None, is_cluster };
+    for path in &config.data.dirs {
+        found.look_at(path)?;
     }
-    let store = EmbeddedStore::open(&store, config.node.id, &dir.cluster_id)?;
-    Ok((dir, store))
+    if !is_cluster {
+        check_store(first)?;
+    }
+    Ok(found)
+}
+
+/// Without a cluster the first directory has the store, or is new.
+fn check_store(first: &Path) -> Result<(), StartError> {
+    let path = first.to_owned();
+    if first.join(STORE_FILE).exists() {
+        return Ok(());
+    }
+    if [MOVING_STORE_FILE, MOVED_STORE_FILE].iter().any(|name| first.join(name).exists()) {
+        return Err(StartError::Moved { path });
+    }
+    if has_topics(first) { Err(StartError::StoreLost { path }) } else { Ok(()) }
 }
 
 fn has_topics(data_dir: &Path) -> bool {
     std::fs::read_dir(data_dir.join(TOPICS_DIR)).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// Opens all other configured directories; adds entries for those that hold partitions and are configured no more.
-fn open_others(config: &Config, first: DataDir, stored: &Stored) -> Result<Vec<DataDirEntry>, StartError> {
-    let cluster_id = first.cluster_id.clone();
-    if cluster_id != stored.cluster_id {
-        let path = first.path.clone();
-        let (found, expected) = (cluster_id, stored.cluster_id.clone());
-        return Err(DataDirError::OtherCluster { path, found, expected }.into());
-    }
-    let mut entries = vec![online(first)];
-    for path in &config.data.dirs[1..] {
-        if let Some(same) = entries.iter().find(|entry| is_same(&entry.path, path)) {
-            return Err(DataDirError::Twice { first: same.path.clone(), second: path.clone() }.into());
-        }
-        let known = known_at(stored, path);
-        let if_new = match known {
-            Some(_) => IfNew::Refuse,
-            None => IfNew::Initialize { cluster_id: cluster_id.clone() },
-        };
-        match DataDir::open(path, config.node.id, &if_new) {
-            Ok(dir) if dir.cluster_id != cluster_id => {
-                let (path, found) = (dir.path, dir.cluster_id);
-                return Err(DataDirError::OtherCluster { path, found, expected: cluster_id }.into());
-            }
-            Ok(dir) => entries.push(online(dir)),
-            Err(error) if error.is_offline() => entries.push(offline(path.clone(), known, error.to_string())),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let named: BTreeSet<DataDirId> = stored
-        .topics
-        .iter()
-        .flat_map(|topic| &topic.partitions)
-        .map(|partition| partition.data_dir)
-        .collect();
-    for id in named {
-        if entries.iter().all(|entry| entry.id != Some(id)) {
-            let path = stored.data_dirs.get(&id).map_or_else(PathBuf::new, PathBuf::from);
-            let reason = format!(
-                "data directory {id} (last seen at {}) is not in data.dirs; put it back, or delete its topics",
-                path.display()
-            );
-            entries.push(offline(path, Some(id), reason));
-        }
-    }
-    Ok(entries)
-}
-
 fn is_same(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-fn known_at(stored: &Stored, path: &Path) -> Option<DataDirId> {
-    stored.data_dirs.iter().find(|(_, known)| Path::new(known) == path).map(|(id, _)| *id)
-}
-
-fn online(dir: DataDir) -> DataDirEntry {
-    DataDirEntry {
-        path: dir.path.clone(),
-        id: Some(dir.id),
-        state: DataDirState::Online,
-        was_clean: dir.was_clean,
-        total_bytes: 0,
-        free_bytes: 0,
-        open: Some(dir),
-    }
-}
-
-fn offline(path: PathBuf, id: Option<DataDirId>, reason: String) -> DataDirEntry {
-    let state = DataDirState::Offline { reason };
-    DataDirEntry { path, id, state, was_clean: false, total_bytes: 0, free_bytes: 0, open: None }
-}
-
-/// Stores the directories of this start, so that the next one knows which paths must not be made anew.
-fn remember_data_dirs(
-    store: &mut EmbeddedStore,
-    entries: &[DataDirEntry],
-    stored: &Stored,
-) -> Result<(), StoreError> {
-    let changes: Vec<Change> = entries
-        .iter()
-        .filter(|entry| entry.open.is_some())
-        .filter_map(|entry| Some((entry.id?, entry.path.display().to_string())))
-        .filter(|(id, path)| stored.data_dirs.get(id) != Some(path))
-        .map(|(id, path)| Change::PutDataDir { id, path })
-        .collect();
-    store.write(&changes)?;
-    Ok(())
-}
-
-/// The writes that spread all partitions over `shards` shards.
-fn respread_topics(stored: &Stored, shards: u16) -> Vec<Change> {
-    // In the order of ids, so that two starts with the same shards decide alike.
-    let topics: BTreeMap<TopicId, _> = stored.topics.iter().map(|topic| (topic.id, topic)).collect();
-    let current: Vec<ShardId> = topics.values().flat_map(|t| &t.partitions).map(|p| p.shard).collect();
-    let mut spread = respread(&current, shards).into_iter();
-    let mut changes = Vec::new();
-    for topic in topics.values() {
-        let mut moved = (*topic).clone();
-        for partition in &mut moved.partitions {
-            partition.shard = spread.next().expect("as many as there are partitions");
+impl Found {
+    fn look_at(&mut self, path: &Path) -> Result<(), StartError> {
+        let same = self.dirs.iter().map(FoundDir::path).find(|known| is_same(known, path));
+        if let Some(same) = same {
+            return Err(DataDirError::Twice { first: same.to_owned(), second: path.to_owned() }.into());
         }
-        if moved != **topic {
-            changes.push(Change::PutTopic { topic: moved, expected: Some(topic.version) });
+        let known = self.known.at(path);
+        if known.is_none() && !data_dir::has_identity(path) {
+            self.dirs.push(FoundDir::New(path.to_owned()));
+            return Ok(());
         }
-    }
-    changes
-}
-
-/// Measures the free space of every open directory; says whether the state of any has changed.
-///
-/// A directory that is full comes back a tenth above the watermark, so that it does not flap around it.
-pub fn measure_space(state: &mut State, free_bytes_min: u64) -> bool {
-    let mut has_changed = false;
-    for entry in state.data_dirs.iter_mut().filter(|entry| entry.open.is_some()) {
-        let next = match data_dir::space(&entry.path) {
-            Ok((total_bytes, free_bytes)) => {
-                (entry.total_bytes, entry.free_bytes) = (total_bytes, free_bytes);
-                space_state(&entry.state, free_bytes, free_bytes_min)
+        match DataDir::open(path, self.node, &IfNew::Refuse) {
+            Ok(dir) => {
+                match &self.cluster_id {
+                    Some(expected) if *expected != dir.cluster_id => {
+                        let (path, found) = (dir.path, dir.cluster_id);
+                        let expected = expected.clone();
+                        return Err(DataDirError::OtherCluster { path, found, expected }.into());
+                    }
+                    Some(_) => {}
+                    None => self.cluster_id = Some(dir.cluster_id.clone()),
+                }
+                self.dirs.push(FoundDir::Entry(DataDirEntry::online(dir)));
+                Ok(())
             }
-            Err(error) => DataDirState::Offline { reason: format!("cannot measure its free space: {error}") },
+            // The embedded store lies in the first one: without it there is nothing to go on with.
+            Err(error) if error.is_offline() && (self.is_cluster || !self.dirs.is_empty()) => {
+                let entry = DataDirEntry::offline(path.to_owned(), known, error.to_string());
+                self.dirs.push(FoundDir::Entry(entry));
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The directories that are there, or should be.
+    pub fn entries(&mut self) -> Vec<&mut DataDirEntry> {
+        let entries = self.dirs.iter_mut().filter_map(|dir| match dir {
+            FoundDir::Entry(entry) => Some(entry),
+            FoundDir::New(_) => None,
+        });
+        entries.collect()
+    }
+
+    /// Makes the new directories in this cluster, and begins a run in all that can be used.
+    pub fn adopt(self, cluster_id: &str) -> Result<(Vec<DataDirEntry>, KnownDirs), StartError> {
+        let Self { node, dirs, mut known, is_cluster, .. } = self;
+        let if_new = IfNew::Initialize { cluster_id: cluster_id.to_owned() };
+        let mut entries: Vec<DataDirEntry> = Vec::with_capacity(dirs.len());
+        for dir in dirs {
+            entries.push(match dir {
+                FoundDir::Entry(entry) => entry,
+                FoundDir::New(path) => match DataDir::open(&path, node, &if_new) {
+                    Ok(dir) => DataDirEntry::online(dir),
+                    Err(error) if error.is_offline() && (is_cluster || !entries.is_empty()) => {
+                        DataDirEntry::offline(path, None, error.to_string())
+                    }
+                    Err(error) => return Err(error.into()),
+                },
+            });
+        }
+        for entry in &mut entries {
+            // A directory that cannot be written to is as good as failed.
+            if let Some(Err(error)) = entry.open.as_ref().map(DataDir::begin_run) {
+                entry.state = DataDirState::Offline { reason: error.to_string() };
+            }
+        }
+        if !entries.iter().any(DataDirEntry::is_online) {
+            return Err(StartError::NoDataDir { reason: reason_of(&entries) });
+        }
+        let online = entries.iter().filter(|entry| entry.is_online());
+        let now: Vec<(DataDirId, &Path)> =
+            online.filter_map(|entry| Some((entry.id?, entry.path.as_path()))).collect();
+        known.remember(&now).map_err(|error| DataDirError::Io {
+            path: entries[0].path.clone(),
+            action: "note which data directories there are",
+            error,
+        })?;
+        Ok((entries, known))
+    }
+}
+
+/// Gives directories that have no list of logs one: empty ones, and those of an older version, whose store knew the logs.
+/// Without a list a lost log could not be told from a new one, so any other directory is not used.
+pub fn make_lists<'a>(entries: impl IntoIterator<Item = &'a mut DataDirEntry>, made: &[(DataDirId, LogId)]) {
+    for entry in entries {
+        let Some(dir) = entry.open.as_mut().filter(|dir| dir.logs.is_none()) else { continue };
+        let logs: Vec<LogId> = made.iter().filter(|(of, _)| *of == dir.id).map(|(_, log)| *log).collect();
+        let is_known = !logs.is_empty() || !has_topics(&dir.path);
+        let opened = match is_known {
+            true => LogList::make(&dir.path, logs)
+                .map_err(|error| error.to_string())
+                .and_then(|()| LogList::open(&dir.path).map_err(|error| error.to_string())),
+            false => Err(format!("its {LOG_LIST_FILE} is missing; restore it from a copy")),
         };
-        let is_same_kind = std::mem::discriminant(&entry.state) == std::mem::discriminant(&next);
-        if matches!(entry.state, DataDirState::Offline { .. }) || is_same_kind {
-            continue;
+        match opened {
+            Ok(list) => dir.logs = list,
+            Err(reason) => entry.state = DataDirState::Offline { reason },
         }
-        match &next {
-            DataDirState::Online => tracing::info!(dir = %entry.path.display(), "enough free space again"),
-            DataDirState::Full { free_bytes } => tracing::error!(
-                dir = %entry.path.display(), free_bytes, free_bytes_min,
-                "free space is below data.free_bytes_min: produce is refused until there is more"
-            ),
-            DataDirState::Offline { reason } => {
-                tracing::error!(dir = %entry.path.display(), reason, "data directory is offline");
-            }
-        }
-        entry.state = next;
-        has_changed = true;
     }
-    has_changed
 }
 
-fn space_state(current: &DataDirState, free_bytes: u64, free_bytes_min: u64) -> DataDirState {
-    let enough = match current {
-        DataDirState::Full { .. } => free_bytes_min + free_bytes_min / 10,
-        DataDirState::Online | DataDirState::Offline { .. } => free_bytes_min,
+impl FoundDir {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Entry(entry) => &entry.path,
+            Self::New(path) => path,
+        }
+    }
+}
+
+fn reason_of(entries: &[DataDirEntry]) -> String {
+    match entries.first().map(|entry| &entry.state) {
+        Some(DataDirState::Offline { reason }) => reason.clone(),
+        _ => "it is gone".to_owned(),
+    }
+}
+
+/// Puts the embedded store aside. Durability: synced when it returns.
+pub fn seal_embedded_store(first: &Path, seal: Seal) -> io::Result<()> {
+    let (from, to): (&[&str], &str) = match seal {
+        Seal::Moving => (&[STORE_FILE], MOVING_STORE_FILE),
+        Seal::Done => (&[STORE_FILE, MOVING_STORE_FILE], MOVED_STORE_FILE),
     };
-    if free_bytes < enough { DataDirState::Full { free_bytes } } else { DataDirState::Online }
+    for name in from {
+        match std::fs::rename(first.join(name), first.join(to)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    sync_dir(first)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The embedded store whose contents are to be carried over, if there is one. One that is known to be in a cluster is
+/// not: if that cluster is lost, its old contents must not come back as if they were new.
+pub fn embedded_store_to_move(first: &Path) -> Option<PathBuf> {
+    [STORE_FILE, MOVING_STORE_FILE].map(|name| first.join(name)).into_iter().find(|path| path.exists())
+}
 
-    #[test]
-    fn a_full_directory_does_not_flap() {
-        let full = DataDirState::Full { free_bytes: 90 };
-        assert_eq!(space_state(&DataDirState::Online, 100, 100), DataDirState::Online);
-        assert_eq!(space_state(&DataDirState::Online, 90, 100), full);
-        assert_eq!(space_state(&full, 105, 100), DataDirState::Full { free_bytes: 105 });
-        assert_eq!(space_state(&full, 110, 100), DataDirState::Online);
-    }
+/// What a node is by itself, once its directories are open.
+pub fn local(
+    config: &Config,
+    cluster_id: String,
+    (data_dirs, known_dirs): (Vec<DataDirEntry>, KnownDirs),
+    (shards, http): (Vec<ShardAddress>, Option<Endpoint>),
+    now: TimestampMs,
+) -> Local {
+    let mut local = Local {
+        node: config.node.id,
+        incarnation: Incarnation(uuid::Uuid::new_v4().as_u64_pair().0),
+        started: now,
+        cluster_id,
+        rack: config.node.rack.clone(),
+        shards,
+        http,
+        data_dirs,
+        known_dirs,
+    };
+    local.measure_space(config.data.free_bytes_min);
+    local
 }

@@ -1,30 +1,38 @@
-//! The control thread's loop: reports in, snapshots out, answers when the shards have caught up.
+//! The control thread's loop: the picture of the cluster in, snapshots out; reports in, answers out.
 //!
-//! Owns: the order of things. A change is stored, then shown to the shards, then confirmed, then answered.
+//! Owns: the order of things. A change is stored, comes back in the picture, is shown to the shards, then answered.
 //! Invariant: the control thread never waits for a shard. A shard that does not take a snapshot now gets the newest
 //! one later; a client that waits for it is told when its time is up.
+//! Invariant: a log is on the durable list of its data directory before a snapshot lets a shard use it.
 //! Crash story: killed between the store's commit and the answer, the topic exists and the client does not know:
 //! it asks again and is told that the name is taken. Killed between commit and publication, the next start finds it.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corelog_engine::{TimestampMs, TopicId, TopicPartition};
+use corelog_engine::{LogId, TimestampMs, TopicPartition};
+use corelog_replication::agent::{Agent, AgentOptions};
+use corelog_replication::cluster::DataDirId;
+use corelog_replication::cluster::keys::RemovalId;
+use corelog_replication::controller::ControllerOptions;
+use corelog_replication::coordination::{Coordination, Version};
 use corelog_schemas::Failure;
-use rustc_hash::FxHashMap;
-use tokio::sync::watch;
+use rustc_hash::{FxHashMap, FxHashSet};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::cleanup;
+use super::agent_ends::{ControlClock, Listener};
+use super::cleanup::{self, Removing};
+use super::local::Local;
 use super::messages::{ControlLink, MadeLog, PartitionFailure, ShardCommand, ShardReport};
-use super::snapshot::{
-    DataDirIndex, DataDirState, PartitionMetadata, ShardAddress, ShardId, Snapshot, SnapshotVersion,
-};
-use super::start::{Opened, measure_space};
-use super::state::State;
-use super::store::{Change, Coordination, EmbeddedStore};
-use super::view::{DataDirSizes, Observer, STATS_TIMEOUT, View};
+use super::picture::Picture;
+use super::requests::{Made, random};
+use super::snapshot::{DataDirIndex, DataDirState, ShardId, Snapshot, SnapshotVersion};
+use super::view::{DataDirSizes, Observer, View, ViewCluster};
 use super::waiting::Waiting;
 use crate::config::Config;
 
@@ -32,6 +40,12 @@ use crate::config::Config;
 const SPACE_INTERVAL: Duration = Duration::from_secs(5);
 /// How soon a snapshot that a shard had no room for is offered again.
 const RESEND_INTERVAL: Duration = Duration::from_millis(20);
+/// Snapshots are at least so far apart, so that a thousand changes make a few of them.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(1);
+/// At most this part of the thread's time goes into making snapshots.
+const PUBLISH_SHARE: u32 = 4;
+/// A node that runs with some partitions without a leader calls itself ready after this.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a run of the node ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,156 +56,265 @@ pub enum Stopped {
     Unclean,
 }
 
+/// What happened beside the loop.
+pub(super) enum Note {
+    /// A change that somebody asked for was made or refused.
+    Made(Made),
+    /// Directories of logs were removed.
+    Removed { id: RemovalId, gone: Vec<Removing> },
+    /// A leader's wish was not stored.
+    IsrRefused { partition: TopicPartition, version: Version },
+    /// Another process has registered under this node's number.
+    Replaced { started: TimestampMs },
+}
+
 /// The control thread's state machine and its ends of the channels.
-pub struct Control {
+pub struct Control<C: Coordination> {
     pub(super) config: Arc<Config>,
-    pub(super) state: State,
-    pub(super) store: EmbeddedStore,
+    pub(super) agent: Agent<C, ControlClock>,
+    pub(super) local: Local,
+    pub(super) picture: Picture,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) failures: FxHashMap<TopicPartition, (ShardId, Failure)>,
     pub(super) waiting: Vec<Waiting>,
-    rack: Arc<str>,
-    orphans: usize,
-    link: ControlLink,
+    pub(super) notes: mpsc::UnboundedSender<Note>,
+    pub(super) link: ControlLink,
+    pub(super) applied: Vec<SnapshotVersion>,
+    /// Changes under way that somebody has asked for.
+    pub(super) changes: Rc<Cell<usize>>,
+    noted: mpsc::UnboundedReceiver<Note>,
     sent: Vec<SnapshotVersion>,
-    applied: Vec<SnapshotVersion>,
-    /// Logs that a shard has yet to make, with the first snapshot that names them.
-    unconfirmed: BTreeMap<TopicPartition, SnapshotVersion>,
-    /// Deleted topics whose directories go once every shard has applied this.
-    removals: Vec<(SnapshotVersion, TopicId)>,
+    /// Refusals that a shard had no room for.
+    refused: Vec<VecDeque<(TopicPartition, Version)>>,
+    made: Vec<MadeLog>,
+    /// Removals under way or done, so that each is begun once a run.
+    removing: FxHashSet<RemovalId>,
+    orphans: Option<usize>,
+    is_dirty: bool,
+    publish_at: Instant,
+    settle_by: Instant,
+    /// The first snapshot in which every replica here had something to do; ready when it is applied.
+    settled: Option<SnapshotVersion>,
+    is_replaced: bool,
     view: watch::Sender<Arc<View>>,
 }
 
-impl Control {
-    /// Takes over an opened node: publishes the first snapshot to its shards.
+impl<C: Coordination> Control<C> {
+    /// Takes over an opened node. Nothing is shown to its shards before [`Control::run`].
     ///
     /// Panics unless there is one address and one channel per shard.
-    pub fn new(config: Arc<Config>, opened: Opened, shards: Vec<ShardAddress>, link: ControlLink) -> Self {
-        assert_eq!(shards.len(), link.commands.len(), "one address and one channel per shard");
-        let Opened { mut state, store, orphans } = opened;
-        for orphan in &orphans {
-            tracing::warn!(
-                directory = %orphan.display(),
-                "belongs to no topic of this node; nothing is done to it: move it away, or remove it, if you do not need it"
-            );
-        }
-        let count = shards.len();
-        state.shards = shards;
-        let snapshot = state.next_snapshot();
-        let rack: Arc<str> = config.node.rack.as_str().into();
-        let view = watch::Sender::new(Arc::new(View {
-            snapshot: snapshot.clone(),
-            rack: rack.clone(),
-            applied: vec![SnapshotVersion(0); count],
-            failed_partitions: 0,
-            data_dirs: Vec::new(),
-            orphans: orphans.len(),
-            deletions_pending: state.deleted.len(),
-            is_stopping: false,
-        }));
-        let mut control = Self {
+    pub fn new(
+        config: Arc<Config>,
+        local: Local,
+        store: C,
+        link: ControlLink,
+        view: watch::Sender<Arc<View>>,
+    ) -> Self {
+        assert_eq!(local.shards.len(), link.commands.len(), "one address and one channel per shard");
+        let count = local.shards.len();
+        let (notes, noted) = mpsc::unbounded_channel();
+        let clock = ControlClock::new();
+        let defaults = AgentOptions::default();
+        let options = AgentOptions {
+            session_timeout_ms: config
+                .zookeeper
+                .as_ref()
+                .map_or(defaults.session_timeout_ms, |zookeeper| zookeeper.session_timeout_ms),
+            controller: ControllerOptions {
+                // Never by itself: as good as.
+                balance_delay_ms: config.controller.balance_delay_ms.unwrap_or(u64::MAX / 4),
+                ..defaults.controller
+            },
+            ..defaults
+        };
+        let listener = Rc::new(Listener { notes: notes.clone() });
+        let agent = Agent::new(store, clock, local.registration(), Box::new(random), listener, options);
+        let picture = Picture::new(config.topic.options.clone());
+        let snapshot = view.borrow().snapshot.clone();
+        Self {
             config,
-            state,
-            store,
+            agent,
+            local,
+            picture,
             snapshot,
             failures: FxHashMap::default(),
             waiting: Vec::new(),
-            rack,
-            orphans: orphans.len(),
+            notes,
             link,
-            sent: vec![SnapshotVersion(0); count],
             applied: vec![SnapshotVersion(0); count],
-            unconfirmed: BTreeMap::new(),
-            removals: Vec::new(),
+            changes: Rc::default(),
+            noted,
+            sent: vec![SnapshotVersion(0); count],
+            refused: vec![VecDeque::new(); count],
+            made: Vec::new(),
+            removing: FxHashSet::default(),
+            orphans: None,
+            is_dirty: false,
+            publish_at: Instant::now(),
+            settle_by: Instant::now() + SETTLE_TIMEOUT,
+            settled: None,
+            is_replaced: false,
             view,
-        };
-        control.expect_new_logs();
-        control.send_snapshot();
-        control.show(false);
-        control
+        }
     }
 
     /// A handle for HTTP.
     pub fn observer(&self) -> Observer {
-        let (view, commands) = (self.view.subscribe(), self.link.commands.clone());
-        Observer { view, commands, stats_timeout: STATS_TIMEOUT }
+        Observer::new(self.view.subscribe(), self.link.commands.clone())
     }
 
-    /// Runs until `stop` completes, then stops the shards and marks what was clean.
+    /// Runs until `stop` completes, then hands leadership over, stops the shards and marks what was clean. Must be polled
+    /// within a `LocalSet`.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Stopped {
+        let agent = self.agent.clone();
+        let running = tokio::task::spawn_local(async move { agent.run().await });
         let mut stop = std::pin::pin!(stop);
         let mut space_at = Instant::now() + SPACE_INTERVAL;
-        loop {
+        let stopped = loop {
+            if self.is_replaced {
+                // Its logs are this process's alone; what they hold is safe, and others decide who leads.
+                break self.stop_shards().await;
+            }
             let wake_at = self.next_wake(space_at);
             tokio::select! {
-                report = self.link.reports.recv_async() => match report {
-                    Ok(report) => self.handle(report),
-                    // Every shard is gone without a word: nothing is left to control.
-                    Err(flume::RecvError::Disconnected) => return self.finish(&[]),
+                is_there = self.step(wake_at) => if !is_there {
+                    break self.finish(&[]);
                 },
-                () = tokio::time::sleep_until(wake_at) => {}
-                () = &mut stop => break,
+                () = &mut stop => {
+                    self.hand_over().await;
+                    break self.stop_shards().await;
+                }
             }
-            self.send_snapshot();
-            self.answer_waiting();
             if Instant::now() >= space_at {
                 space_at = Instant::now() + SPACE_INTERVAL;
-                if measure_space(&mut self.state, self.config.data.free_bytes_min) {
-                    self.publish();
-                }
-                self.show(false);
+                self.measure_space();
             }
+        };
+        running.abort();
+        stopped
+    }
+
+    /// Waits for one thing to happen, or for the time, and acts on it; `false` if every shard is gone.
+    pub(super) async fn step(&mut self, wake_at: Instant) -> bool {
+        let changed = self.agent.changed();
+        tokio::select! {
+            report = self.link.reports.recv_async() => match report {
+                Ok(report) => {
+                    self.handle(report);
+                    while let Ok(report) = self.link.reports.try_recv() {
+                        self.handle(report);
+                    }
+                }
+                // Every shard is gone without a word: nothing is left to control.
+                Err(flume::RecvError::Disconnected) => return false,
+            },
+            Some(note) = self.noted.recv() => self.on_note(note),
+            () = changed => self.is_dirty = true,
+            () = tokio::time::sleep_until(wake_at) => {}
         }
-        self.stop_shards().await
+        self.turn();
+        true
     }
 
-    fn next_wake(&self, space_at: Instant) -> Instant {
+    /// What is due after anything has happened.
+    fn turn(&mut self) {
+        self.record_made();
+        if self.is_dirty && Instant::now() >= self.publish_at && self.agent.has_state() {
+            self.publish();
+        }
+        self.send_snapshot();
+        self.send_refused();
+        self.answer_waiting();
+    }
+
+    /// Shows what has changed since the newest snapshot.
+    pub(super) fn catch_up(&mut self) {
+        if self.is_dirty && self.agent.has_state() {
+            self.publish();
+        }
+    }
+
+    pub(super) fn next_wake(&self, latest: Instant) -> Instant {
         let is_behind = self.sent.iter().any(|version| *version < self.snapshot.version);
+        let is_behind = is_behind || self.refused.iter().any(|refused| !refused.is_empty());
         let resend = is_behind.then(|| Instant::now() + RESEND_INTERVAL);
+        let publish = self.is_dirty.then_some(self.publish_at);
         let deadline = self.waiting.iter().map(|waiting| waiting.deadline).min();
-        [Some(space_at), resend, deadline].into_iter().flatten().min().unwrap_or(space_at)
+        let settle = self.settled.is_none().then_some(self.settle_by.max(Instant::now() + RESEND_INTERVAL));
+        [Some(latest), resend, publish, deadline, settle].into_iter().flatten().min().unwrap_or(latest)
     }
 
-    fn handle(&mut self, report: ShardReport) {
+    pub(super) fn handle(&mut self, report: ShardReport) {
         match report {
             ShardReport::Applied { shard, version, failures } => self.on_applied(shard, version, failures),
             ShardReport::Admin(request) => self.on_admin(request),
+            ShardReport::LogsMade(made) => self.made.extend(made),
+            ShardReport::Replication(report) => self.agent.report(report),
+            ShardReport::Fault(fault) => {
+                tracing::warn!(replica = %fault.replica, kind = ?fault.kind, reason = fault.reason, "replica must not lead");
+                self.agent.fault(&fault);
+            }
             ShardReport::PartitionFailed(PartitionFailure { partition, failure }) => {
                 tracing::error!(topic = %partition.topic, partition = %partition.partition, %failure, "partition failed");
                 let local = self.snapshot.partition(partition).and_then(|p| p.local.as_ref());
-                let shard = local.map(|local| local.shard);
-                if let Some(shard) = shard {
-                    self.failures.insert(partition, (shard, failure));
+                if let Some(local) = local {
+                    self.failures.insert(partition, (local.shard, failure));
                 }
                 self.show(false);
             }
             ShardReport::DataDirFailed { data_dir, reason } => self.on_data_dir_failed(data_dir, reason),
-            ShardReport::LogsMade(made) => self.on_logs_made(&made),
-            // A node alone has no other replicas: nothing is proposed, and nobody else could lead.
-            ShardReport::Replication(_) | ShardReport::Fault(_) => {}
             // Not asked to stop: a shard that has given up. Its partitions are not served any more.
             ShardReport::Stopped { shard, .. } => tracing::error!(%shard, "shard has stopped by itself"),
         }
     }
 
-    fn on_applied(&mut self, shard: ShardId, version: SnapshotVersion, failures: Vec<PartitionFailure>) {
+    fn on_note(&mut self, note: Note) {
+        match note {
+            Note::Made(made) => self.on_made(made),
+            Note::Removed { id, gone } => self.on_removed(id, gone),
+            Note::IsrRefused { partition, version } => {
+                let local = self.snapshot.partition(partition).and_then(|p| p.local.as_ref());
+                if let Some(queue) = local.and_then(|local| self.refused.get_mut(local.shard.index())) {
+                    queue.push_back((partition, version));
+                }
+            }
+            Note::Replaced { started } => {
+                tracing::error!(
+                    node = %self.local.node, other_started_ms = started.0,
+                    "another process has registered as this node; this one stops: give each node its own node.id"
+                );
+                self.is_replaced = true;
+            }
+        }
+    }
+
+    pub(super) fn on_applied(
+        &mut self,
+        shard: ShardId,
+        version: SnapshotVersion,
+        failures: Vec<PartitionFailure>,
+    ) {
         let Some(applied) = self.applied.get_mut(shard.index()) else { return };
         *applied = version.max(*applied);
-        self.failures.retain(|_, (of, _)| *of != shard);
+        let before = std::mem::take(&mut self.failures);
+        let (old, others): (FxHashMap<_, _>, FxHashMap<_, _>) =
+            before.into_iter().partition(|(_, (of, _))| *of == shard);
+        self.failures = others;
         for PartitionFailure { partition, failure } in failures {
-            tracing::error!(
-                topic = %partition.topic, partition = %partition.partition, %shard, %failure,
-                "partition cannot be served"
-            );
+            if old.get(&partition).is_none_or(|(_, known)| *known != failure) {
+                tracing::error!(
+                    topic = %partition.topic, partition = %partition.partition, %shard, %failure,
+                    "partition cannot be served"
+                );
+            }
             self.failures.insert(partition, (shard, failure));
         }
-        self.confirm_logs(shard, version);
-        self.remove_deleted();
+        self.begin_removals();
         self.show(false);
     }
 
     fn on_data_dir_failed(&mut self, data_dir: DataDirIndex, reason: String) {
-        let Some(entry) = self.state.data_dirs.get_mut(data_dir.index()) else { return };
+        let Some(entry) = self.local.data_dirs.get_mut(data_dir.index()) else { return };
         if matches!(entry.state, DataDirState::Offline { .. }) {
             return;
         }
@@ -200,29 +323,107 @@ impl Control {
             "data directory has failed: its partitions are offline until the node is restarted with the disk mended"
         );
         entry.state = DataDirState::Offline { reason };
-        self.publish();
+        self.register_dirs();
+        self.is_dirty = true;
+    }
+
+    fn measure_space(&mut self) {
+        self.is_dirty |= self.local.measure_space(self.config.data.free_bytes_min);
+        self.register_dirs();
+        self.show(false);
+    }
+
+    /// Tells the cluster what the data directories have to offer, if that has changed enough to matter.
+    fn register_dirs(&self) {
+        let now = self.local.usable_dirs();
+        let differs = self.agent.cluster(|cluster| {
+            cluster.nodes.get(&self.local.node).is_none_or(|node| {
+                let is_near = |a: u64, b: u64| a.abs_diff(b) <= a / 8 && (a == 0) == (b == 0);
+                node.data_dirs.len() != now.len()
+                    || node
+                        .data_dirs
+                        .iter()
+                        .zip(&now)
+                        .any(|(a, b)| a.id != b.id || !is_near(a.free_bytes, b.free_bytes))
+            })
+        });
+        if differs {
+            self.agent.update_registration(|record| record.data_dirs = now);
+        }
+    }
+
+    /// Puts logs on the lists of their data directories, and lets the shards use them.
+    fn record_made(&mut self) {
+        let made = std::mem::take(&mut self.made);
+        let dirs: FxHashSet<DataDirIndex> = made.iter().map(|made| made.data_dir).collect();
+        for dir in dirs {
+            let logs: Vec<LogId> =
+                made.iter().filter(|made| made.data_dir == dir).map(|made| made.log).collect();
+            if let Err(error) = self.local.add_logs(dir, logs) {
+                self.on_data_dir_failed(dir, error.to_string());
+            }
+        }
+        for made in made {
+            self.picture.touch(made.partition.topic);
+            self.is_dirty = true;
+        }
     }
 
     /// Makes the next snapshot and offers it to every shard.
     pub(super) fn publish(&mut self) {
-        self.snapshot = self.state.next_snapshot();
-        self.expect_new_logs();
+        let began = Instant::now();
+        self.is_dirty = false;
+        let is_isolated = self.agent.is_isolated();
+        if is_isolated != self.snapshot.is_isolated {
+            if is_isolated {
+                tracing::error!(
+                    "cut off from the coordination service: acks=1 and reads are refused until it answers"
+                );
+            } else {
+                tracing::info!("the coordination service answers again");
+            }
+        }
+        let (picture, local) = (&mut self.picture, &mut self.local);
+        self.snapshot = self.agent.cluster(|cluster| picture.next(cluster, local, is_isolated));
+        if self.orphans.is_none() {
+            self.find_orphans();
+        }
         self.send_snapshot();
+        self.settle();
         self.show(false);
+        self.publish_at = Instant::now() + PUBLISH_INTERVAL.max(began.elapsed() * PUBLISH_SHARE);
     }
 
-    fn expect_new_logs(&mut self) {
-        let version = self.snapshot.version;
-        for topic in self.snapshot.topics() {
-            let is_new = |p: &&PartitionMetadata| p.local.as_ref().is_some_and(|local| local.is_new);
-            for partition in topic.partitions.iter().filter(is_new) {
-                let of = TopicPartition { topic: topic.id, partition: partition.id };
-                self.unconfirmed.entry(of).or_insert(version);
-            }
+    fn find_orphans(&mut self) {
+        let orphans = self.agent.cluster(|cluster| cleanup::find_orphans(&self.local, cluster));
+        for orphan in &orphans {
+            tracing::warn!(
+                directory = %orphan.display(),
+                "belongs to no topic of this node; nothing is done to it: move it away, or remove it, if you do not need it"
+            );
+        }
+        self.orphans = Some(orphans.len());
+    }
+
+    /// A node is ready when all that it can serve is served for the first time, or when it has waited for the others.
+    fn settle(&mut self) {
+        if self.settled.is_some() || !self.agent.is_registered() {
+            return;
+        }
+        let has_work = |local: &super::snapshot::LocalReplica| {
+            !matches!(self.snapshot.data_dir(local.data_dir).state, DataDirState::Offline { .. })
+        };
+        let is_settled = self.snapshot.local_partitions().all(|(topic, partition, local)| {
+            let of = TopicPartition { topic: topic.id, partition: partition.id };
+            let is_served = partition.leader.is_some() && !local.is_new;
+            is_served || self.failures.contains_key(&of) || !has_work(local)
+        });
+        if is_settled || Instant::now() >= self.settle_by {
+            self.settled = Some(self.snapshot.version);
         }
     }
 
-    fn send_snapshot(&mut self) {
+    pub(super) fn send_snapshot(&mut self) {
         for (commands, sent) in self.link.commands.iter().zip(&mut self.sent) {
             if *sent < self.snapshot.version
                 && commands.try_send(ShardCommand::Apply(self.snapshot.clone())).is_ok()
@@ -232,152 +433,93 @@ impl Control {
         }
     }
 
-    /// Stores that logs exist now: from here on a missing directory is a loss and not a beginning.
-    fn confirm_logs(&mut self, shard: ShardId, version: SnapshotVersion) {
-        let is_of = |p: &PartitionMetadata| p.local.as_ref().is_none_or(|local| local.shard == shard);
-        let made = self.unconfirmed.iter().filter(|(of, since)| {
-            let is_here = self.snapshot.partition(**of).is_none_or(is_of);
-            is_here && **since <= version && !self.failures.contains_key(of)
-        });
-        let made = made.map(|(of, _)| *of).collect();
-        self.confirm(made);
-    }
-
-    /// Stores that logs exist, and tells the shards, so that they may be used.
-    fn on_logs_made(&mut self, made: &[MadeLog]) {
-        self.confirm(made.iter().map(|made| made.partition).collect());
-        self.publish();
-        for waiting in &mut self.waiting {
-            waiting.version = self.snapshot.version;
-        }
-    }
-
-    fn confirm(&mut self, made: Vec<TopicPartition>) {
-        let mut by_topic: BTreeMap<TopicId, Vec<usize>> = BTreeMap::new();
-        for of in &made {
-            by_topic.entry(of.topic).or_default().push(of.partition.0 as usize);
-        }
-        let changes: Vec<Change> = by_topic
-            .into_iter()
-            .filter_map(|(id, numbers)| {
-                let mut topic = self.state.topic(id)?.clone();
-                for number in numbers {
-                    topic.partitions.get_mut(number)?.is_confirmed = true;
+    fn send_refused(&mut self) {
+        for (commands, refused) in self.link.commands.iter().zip(&mut self.refused) {
+            while let Some((partition, version)) = refused.front().copied() {
+                if commands.try_send(ShardCommand::IsrRefused { partition, version }).is_err() {
+                    break;
                 }
-                let expected = Some(topic.version);
-                Some(Change::PutTopic { topic, expected })
-            })
-            .collect();
-        match self.store.write(&changes) {
-            Ok(topics) => {
-                for topic in topics {
-                    self.state.put_topic(topic);
-                }
-                for of in made {
-                    self.unconfirmed.remove(&of);
-                }
+                refused.pop_front();
             }
-            // Stays unconfirmed: the next start would make the log if it were missing. Nothing is wrong with it now.
-            Err(error) => tracing::error!(%error, "cannot store that new logs exist"),
         }
     }
 
-    /// Removes what shards have left of deleted topics, once none of them has it open.
-    fn remove_deleted(&mut self) {
+    /// Removes logs that are to be deleted and that no shard has open.
+    fn begin_removals(&mut self) {
         let applied = self.applied_by_all();
-        let ids: Vec<TopicId> =
-            self.removals.iter().filter(|(since, _)| *since <= applied).map(|(_, id)| *id).collect();
-        if ids.is_empty() {
+        if applied < self.snapshot.version || self.snapshot.removed.is_empty() {
             return;
         }
-        self.removals.retain(|(since, _)| *since > applied);
-        self.unconfirmed.retain(|of, _| !ids.contains(&of.topic));
-        if let Err(error) = cleanup::finish_deletions_of(&mut self.state, &mut self.store, &ids) {
-            tracing::error!(%error, "cannot store that deleted topics are gone; the next start will look again");
+        let due: Vec<(RemovalId, Vec<Removing>)> = self.agent.cluster(|cluster| {
+            let of_mine = cluster.removals_of(self.local.node);
+            let due = of_mine.filter(|(id, removal)| {
+                let is_shown = removal.logs.iter().all(|log| self.snapshot.removed.contains(&log.log));
+                is_shown && !self.removing.contains(id)
+            });
+            due.map(|(id, removal)| (id, cleanup::plan_removal(&self.local, removal))).collect()
+        });
+        for (id, removing) in due {
+            self.removing.insert(id);
+            let notes = self.notes.clone();
+            tokio::task::spawn_blocking(move || {
+                let gone = cleanup::remove_all(removing);
+                let _ = notes.send(Note::Removed { id, gone });
+            });
         }
     }
 
-    /// Removes a deleted topic's directories when every shard has let go of it. Call after publishing.
-    pub(super) fn remove_later(&mut self, id: TopicId) {
-        self.removals.push((self.snapshot.version, id));
+    /// Logs are gone from the disks: they leave the lists, then the record.
+    fn on_removed(&mut self, id: RemovalId, gone: Vec<Removing>) {
+        let dirs: FxHashSet<DataDirId> = gone.iter().map(|one| one.data_dir).collect();
+        for dir in dirs {
+            let logs = gone.iter().filter(|one| one.data_dir == dir).map(|one| one.log);
+            if let Err(error) = self.local.remove_logs(dir, logs) {
+                let index = self.local.data_dir_index(dir);
+                return self.on_data_dir_failed(index, error.to_string());
+            }
+        }
+        let gone: Vec<LogId> = gone.into_iter().map(|one| one.log).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let agent = self.agent.clone();
+        tokio::task::spawn_local(async move {
+            let done =
+                agent.change(|cluster| Ok::<_, Infallible>(cleanup::removed(cluster, id, &gone))).await;
+            if let Err(error) = done {
+                tracing::warn!(%error, "cannot store that logs are gone; the next start will look again");
+            }
+        });
     }
 
     pub(super) fn applied_by_all(&self) -> SnapshotVersion {
         self.applied.iter().copied().min().unwrap_or_default()
     }
 
-    fn show(&self, is_stopping: bool) {
-        let sizes = self.state.data_dirs.iter();
+    pub(super) fn show(&self, is_stopping: bool) {
+        let sizes = self.local.data_dirs.iter();
         let sizes =
             sizes.map(|dir| DataDirSizes { total_bytes: dir.total_bytes, free_bytes: dir.free_bytes });
+        let is_settled = self.settled.is_some_and(|version| version <= self.applied_by_all());
+        let node = self.local.node;
+        let cluster = self.agent.cluster(|cluster| ViewCluster {
+            is_single: self.config.zookeeper.is_none(),
+            is_connected: self.agent.is_connected(),
+            controller: cluster.controller.as_ref().map(|controller| controller.node),
+            isr_changes: self.picture.isr_changes(),
+            removals: cluster.removals_of(node).count(),
+        });
         self.view.send_replace(Arc::new(View {
             snapshot: self.snapshot.clone(),
-            rack: self.rack.clone(),
+            rack: self.local.rack.as_str().into(),
             applied: self.applied.clone(),
             failed_partitions: self.failures.len(),
             data_dirs: sizes.collect(),
-            orphans: self.orphans,
-            deletions_pending: self.state.deleted.len(),
+            orphans: self.orphans.unwrap_or(0),
+            cluster,
+            is_settled,
             is_stopping,
         }));
-    }
-
-    /// Asks every shard to stop and waits for their last words, or for the time to run out.
-    async fn stop_shards(mut self) -> Stopped {
-        self.show(true);
-        let timeout = Duration::from_millis(self.config.limits.stop_timeout_ms);
-        let deadline = Instant::now() + timeout;
-        self.refuse_waiting();
-        for commands in &self.link.commands {
-            // A shard that does not take the order is stuck; it counts as unclean below.
-            let _ = tokio::time::timeout_at(deadline, commands.send_async(ShardCommand::Stop)).await;
-        }
-        let mut last_words: BTreeMap<ShardId, Vec<DataDirIndex>> = BTreeMap::new();
-        while last_words.len() < self.link.commands.len() {
-            match tokio::time::timeout_at(deadline, self.link.reports.recv_async()).await {
-                Ok(Ok(ShardReport::Stopped { shard, unclean })) => {
-                    last_words.insert(shard, unclean);
-                }
-                // Logs that were made on the way still count.
-                Ok(Ok(ShardReport::Applied { shard, version, failures })) => {
-                    self.on_applied(shard, version, failures);
-                }
-                // Admin requests die here; their answers are dropped, which tells the sessions.
-                Ok(Ok(_)) => {}
-                Ok(Err(flume::RecvError::Disconnected)) => break,
-                Err(_) => {
-                    tracing::error!(
-                        stopped = last_words.len(),
-                        shards = self.link.commands.len(),
-                        timeout_ms = timeout.as_millis(),
-                        "not every shard has stopped in time (limits.stop_timeout): the next start scans the tails"
-                    );
-                    break;
-                }
-            }
-        }
-        let answers: Vec<Vec<DataDirIndex>> = last_words.into_values().collect();
-        self.finish(&answers)
-    }
-
-    /// Marks the data directories that all shards left clean.
-    fn finish(self, answers: &[Vec<DataDirIndex>]) -> Stopped {
-        let is_complete = answers.len() == self.link.commands.len();
-        let mut stopped = if is_complete { Stopped::Clean } else { Stopped::Unclean };
-        for (entry, index) in self.state.data_dirs.iter().zip(0..) {
-            let Some(dir) = &entry.open else { continue };
-            let is_offline = matches!(entry.state, DataDirState::Offline { .. });
-            let is_unclean = answers.iter().any(|unclean| unclean.contains(&DataDirIndex(index)));
-            if !is_complete || is_offline || is_unclean {
-                stopped = Stopped::Unclean;
-                continue;
-            }
-            if let Err(error) = dir.mark_clean() {
-                tracing::error!(%error, "the next start will scan the tails of its logs");
-                stopped = Stopped::Unclean;
-            }
-        }
-        stopped
     }
 
     /// The wall clock, read once per change.

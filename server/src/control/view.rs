@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::messages::{Answer, ShardCommand};
-use super::snapshot::{Snapshot, SnapshotVersion};
+use super::picture::IsrChanges;
+use super::snapshot::{NodeId, Snapshot, SnapshotVersion};
 use super::stats::ShardStats;
 
 /// How long a shard may take to report: it does so between two turns of its loop, so this is ample.
@@ -22,6 +23,21 @@ pub struct DataDirSizes {
     pub total_bytes: u64,
     /// What is free of it.
     pub free_bytes: u64,
+}
+
+/// What a node knows of its cluster beside the snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ViewCluster {
+    /// It is alone, with an embedded store.
+    pub is_single: bool,
+    /// The coordination service answers.
+    pub is_connected: bool,
+    /// Who decides.
+    pub controller: Option<NodeId>,
+    /// How the in-sync replicas of what this node leads have changed.
+    pub isr_changes: IsrChanges,
+    /// Lists of logs of this node that are yet to be deleted.
+    pub removals: usize,
 }
 
 /// The node at one moment.
@@ -39,16 +55,34 @@ pub struct View {
     pub data_dirs: Vec<DataDirSizes>,
     /// Directories that belong to no topic, found at the start.
     pub orphans: usize,
-    /// Topics that could not be removed from disk yet.
-    pub deletions_pending: usize,
+    /// What it knows of the cluster.
+    pub cluster: ViewCluster,
+    /// All that this node can serve has been served once.
+    pub is_settled: bool,
     /// The node is stopping.
     pub is_stopping: bool,
 }
 
 impl View {
-    /// Every shard has applied at least one snapshot, and the node is not about to stop.
+    /// A node that knows nothing yet.
+    pub fn starting(snapshot: Arc<Snapshot>, rack: &str) -> Self {
+        let shards = snapshot.shards.len();
+        Self {
+            snapshot,
+            rack: rack.into(),
+            applied: vec![SnapshotVersion(0); shards],
+            failed_partitions: 0,
+            data_dirs: Vec::new(),
+            orphans: 0,
+            cluster: ViewCluster::default(),
+            is_settled: false,
+            is_stopping: false,
+        }
+    }
+
+    /// It serves, is not about to stop, and is not cut off.
     pub fn is_ready(&self) -> bool {
-        !self.is_stopping && self.applied.iter().all(|version| *version > SnapshotVersion(0))
+        !self.is_stopping && self.is_settled && !self.snapshot.is_isolated
     }
 }
 
@@ -61,6 +95,10 @@ pub struct Observer {
 }
 
 impl Observer {
+    pub(crate) fn new(view: watch::Receiver<Arc<View>>, commands: Vec<flume::Sender<ShardCommand>>) -> Self {
+        Self { view, commands, stats_timeout: STATS_TIMEOUT }
+    }
+
     /// The node now.
     pub fn view(&self) -> Arc<View> {
         self.view.borrow().clone()

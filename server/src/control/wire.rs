@@ -4,12 +4,14 @@
 
 use corelog_schemas::{ErrorCode, Failure};
 
+use corelog_replication::controller::PlacementError;
+use corelog_replication::controller::admin as decide;
+use corelog_schemas::messages::TopicRef;
+
 use super::admin::{
     AlterTopicError, CreatePartitionsError, CreateTopicError, PartitionCountError, UnknownTopic,
 };
 use super::options::TopicOptionError;
-use super::store::StoreError;
-use corelog_schemas::messages::TopicRef;
 
 fn with_code(code: ErrorCode, error: &impl std::fmt::Display) -> Failure {
     Failure::new(code, error.to_string())
@@ -21,7 +23,6 @@ impl From<CreateTopicError> for Failure {
             CreateTopicError::Name(_) => ErrorCode::InvalidTopicName,
             CreateTopicError::Exists { .. } => ErrorCode::TopicAlreadyExists,
             CreateTopicError::Partitions(inner) => return inner.clone().into(),
-            CreateTopicError::ReplicationFactor { .. } => ErrorCode::InvalidReplicationFactor,
             CreateTopicError::Option(inner) => return inner.clone().into(),
             CreateTopicError::NoDataDir => ErrorCode::DiskFull,
         };
@@ -33,7 +34,7 @@ impl From<PartitionCountError> for Failure {
     fn from(error: PartitionCountError) -> Self {
         let code = match &error {
             PartitionCountError::Topic { .. }
-            | PartitionCountError::Node { .. }
+            | PartitionCountError::Nodes { .. }
             | PartitionCountError::NotMore { .. } => ErrorCode::InvalidPartitionCount,
         };
         with_code(code, &error)
@@ -80,13 +81,46 @@ impl From<CreatePartitionsError> for Failure {
     }
 }
 
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        match &error {
-            StoreError::NewerFormat { .. }
-            | StoreError::Conflict { .. }
-            | StoreError::Damaged { .. }
-            | StoreError::Failed { .. } => with_code(ErrorCode::MetadataUnavailable, &error),
-        }
+/// A refusal of the decisions about the cluster, as the wire says it.
+pub(super) trait WireError {
+    /// Its code and its words.
+    fn failure(&self) -> Failure;
+}
+
+impl WireError for PlacementError {
+    fn failure(&self) -> Failure {
+        let code = match self {
+            Self::TooFewNodes { .. } => ErrorCode::InvalidReplicationFactor,
+        };
+        with_code(code, self)
+    }
+}
+
+impl WireError for decide::UnknownTopic {
+    fn failure(&self) -> Failure {
+        with_code(ErrorCode::UnknownTopicId, self)
+    }
+}
+
+impl WireError for decide::CreateTopicError {
+    fn failure(&self) -> Failure {
+        let code = match self {
+            Self::Exists { .. } => ErrorCode::TopicAlreadyExists,
+            Self::NameInUse { .. } => ErrorCode::MetadataUnavailable,
+            Self::NoPartitions => ErrorCode::InvalidPartitionCount,
+            Self::Placement(inner) => return inner.failure(),
+        };
+        with_code(code, self)
+    }
+}
+
+impl WireError for decide::CreatePartitionsError {
+    fn failure(&self) -> Failure {
+        let code = match self {
+            Self::Unknown(inner) => return inner.failure(),
+            Self::Fewer { .. } => ErrorCode::InvalidPartitionCount,
+            Self::Placement(inner) => return inner.failure(),
+        };
+        with_code(code, self)
     }
 }

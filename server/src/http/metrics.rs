@@ -145,8 +145,8 @@ impl Scrape {
             ),
             (
                 "corelog_deletions_pending",
-                "Deleted topics not yet gone from disk",
-                view.deletions_pending as u64,
+                "Lists of logs that are to be deleted and not yet gone from disk",
+                view.cluster.removals as u64,
             ),
         ];
         for (name, help, value) in gauges {

@@ -15,7 +15,7 @@ use crate::control::messages::{ControlLink, ShardCommand, ShardLink, link_shards
 use crate::control::options::TopicOptions;
 use crate::control::snapshot::*;
 use crate::control::stats::{PartitionStats, ShardStats};
-use crate::control::view::{DataDirSizes, Observer, View};
+use crate::control::view::{DataDirSizes, Observer, View, ViewCluster};
 
 const TOPIC: TopicId = TopicId(7);
 
@@ -53,7 +53,8 @@ fn view(applied: &[u64], is_stopping: bool) -> Arc<View> {
         failed_partitions: 0,
         data_dirs: vec![DataDirSizes { total_bytes: 100, free_bytes: 5 }],
         orphans: 2,
-        deletions_pending: 0,
+        cluster: ViewCluster { is_single: true, is_connected: true, ..ViewCluster::default() },
+        is_settled: applied.iter().all(|version| *version > 0),
         is_stopping,
     })
 }

@@ -1,7 +1,7 @@
 //! A node from its configuration to its end: the one place that wires config, control thread, shards, HTTP.
 //!
 //! Owns: the order of the start. Sockets are bound first (a taken port costs nothing), then the data directories are
-//! locked and a new epoch is stored, then the shards come up, then the control thread tells them what to serve.
+//! locked, then the shards come up, then the control thread finds the cluster and tells them what to serve.
 //! Owns: what a panic does. It is logged and the process ends: a half-dead node would hold connections and answer
 //! nobody, and a restart is safe at any instant.
 //! Not here: what ends a node and how it drains (`crate::control`, `crate::shard`).
@@ -19,7 +19,8 @@ use corelog_replication::cluster::Endpoint;
 use crate::config::host::{HostError, HostPlan, plan};
 use crate::config::{Config, HostPort};
 use crate::control::{
-    ControlThread, Observer, Opened, ShardAddress, ShardId, StartError, Stopped, link_shards, open,
+    ControlError, ControlThread, Found, Observer, ShardAddress, ShardId, StartError, Stopped, link_shards,
+    look,
 };
 use crate::shard::{self, ShardError, ShardStart, listener};
 use options::shard_options;
@@ -85,12 +86,12 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         listen = %listening.native, shards, cores = ?plan.data_cores, memory_per_shard = plan.memory_bytes_per_shard,
         open_files = files, version = env!("CARGO_PKG_VERSION"), "starting"
     );
-    let opened = open(&config, shards, now())?;
+    let found = look(&config)?;
     for warning in config.data.dirs.iter().flat_map(|dir| corelog_tuning::disk::warnings_of(dir)) {
         tracing::warn!("{warning}");
     }
     let bound = Bound { listeners, streams, http };
-    let stopped = run_opened(config, &plan, bound, opened, listening)?;
+    let stopped = run_found(config, &plan, bound, found, listening)?;
     match stopped {
         Stopped::Clean => {
             tracing::info!("stopped cleanly");
@@ -109,11 +110,11 @@ struct Bound {
     http: Option<TcpListener>,
 }
 
-fn run_opened(
+fn run_found(
     config: Config,
     plan: &HostPlan,
     Bound { listeners, streams, http }: Bound,
-    opened: Opened,
+    found: Found,
     listening: Listening,
 ) -> Result<Stopped, ServeError> {
     let (control_link, links) = link_shards(plan.shards());
@@ -126,7 +127,8 @@ fn run_opened(
     let threads = shard::start(starts.collect())?;
     let control = ControlThread {
         config: Arc::new(config),
-        opened,
+        found,
+        started: now(),
         shards: addresses,
         link: control_link,
         http,
@@ -135,7 +137,10 @@ fn run_opened(
         watcher: Some(Box::new(move |observer| Box::pin(tell_when_ready(observer, listening)))),
     };
     let handle = control.spawn().map_err(ServeError::Control)?;
-    let stopped = handle.join().map_err(ServeError::Control)?;
+    let stopped = handle.join().map_err(|error| match error {
+        ControlError::Start(error) => ServeError::Start(error),
+        ControlError::Thread(error) => ServeError::Control(error),
+    })?;
     // A shard that hangs on a dead disk is left behind: the process ends, and with it the thread.
     if stopped == Stopped::Clean {
         threads.into_iter().for_each(|thread| drop(thread.join()));

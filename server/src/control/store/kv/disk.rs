@@ -100,7 +100,7 @@ fn deleted_of(id: u128, row: &str) -> Result<DeletedTopic, String> {
     let dirs = row.dirs.iter().map(|dir| u128::from_str_radix(dir, 16));
     let dirs: Result<Vec<u128>, _> = dirs.collect();
     let data_dirs = dirs.map_err(|error| damaged(&error))?;
-    let data_dirs = data_dirs.into_iter().map(crate::control::data_dir::DataDirId).collect();
+    let data_dirs = data_dirs.into_iter().map(DataDirId).collect();
     Ok(DeletedTopic { id: TopicId(id), name: row.name, data_dirs })
 }
 
@@ -302,7 +302,8 @@ impl Disk {
             if deleted.data_dirs.is_empty() {
                 table.remove(topic.0).map_err(self.failed())?;
             } else {
-                let dirs = deleted.data_dirs.iter().map(ToString::to_string).collect();
+                let dirs =
+                    deleted.data_dirs.iter().map(|id| crate::control::data_dir::id_text(*id)).collect();
                 let row = serde_json::to_string(&DeletedRow { name: deleted.name, dirs });
                 let row = row.expect("plain fields serialize");
                 table.insert(topic.0, row.as_str()).map_err(self.failed())?;

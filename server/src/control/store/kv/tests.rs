@@ -5,16 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use corelog_engine::{LogId, PartitionId, TimestampMs, TopicId, TopicPartition};
+use corelog_engine::{LeaderEpoch, LogId, PartitionId, TimestampMs, TopicId, TopicPartition};
 use corelog_replication::cluster::keys::Subject;
 use corelog_replication::cluster::{ClusterRecord, PartitionRecord, Stored as _, TopicRecord};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
-use super::super::{Change as OldChange, Coordination as _, EmbeddedStore, StoredPartition, StoredTopic};
 use super::*;
-use crate::control::data_dir::DataDirId as OldDirId;
-use crate::control::snapshot::ShardId;
 
 fn on_local_set<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -52,37 +49,40 @@ fn what_was_answered_is_there_after_opening_again_but_ephemeral_keys() {
     });
 }
 
+/// A store as format 1 left it: started twice, one topic of two partitions, another one deleted.
+fn write_format_1(path: &Path) {
+    let text = |name| redb::TableDefinition::<&str, &str>::new(name);
+    let by_id = |name| redb::TableDefinition::<u128, &str>::new(name);
+    let database = Database::create(path).expect("made");
+    let transaction = database.begin_write().expect("begun");
+    {
+        let mut node = transaction.open_table(text("node")).expect("table");
+        for (key, value) in [("format", "1"), ("cluster_id", "c4"), ("node_id", "4"), ("starts", "2")] {
+            node.insert(key, value).expect("inserted");
+        }
+        let (dir, unmade) = (format!("{:032x}", 70), format!("{:032x}", u128::MAX - 10));
+        let row = format!(
+            r#"{{"name":"a","created_ms":5,"version":1,"options":{{"flush":"interval"}},"partitions":[
+                {{"log":"{:032x}","dir":"{dir}","shard":3,"confirmed":true}},
+                {{"log":"{unmade}","dir":"{dir}","shard":3}}]}}"#,
+            11
+        );
+        transaction.open_table(by_id("topics")).expect("table").insert(10, row.as_str()).expect("inserted");
+        let names = redb::TableDefinition::<&str, u128>::new("names");
+        transaction.open_table(names).expect("table").insert("a", 10).expect("inserted");
+        let row = format!(r#"{{"name":"gone","dirs":["{dir}"]}}"#);
+        transaction.open_table(by_id("deleted")).expect("table").insert(20, row.as_str()).expect("inserted");
+        transaction.open_table(by_id("data_dirs")).expect("table").insert(70, "/d").expect("inserted");
+    }
+    transaction.commit().expect("committed");
+}
+
 #[test]
 fn format_1_is_taken_over_whole() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("meta.redb");
-    let mut old = EmbeddedStore::open(&path, NodeId(4), "c4").expect("made");
-    old.begin_incarnation().expect("begun");
-    let starts = old.begin_incarnation().expect("begun");
-    let partition = |log, is_confirmed| StoredPartition {
-        log_id: LogId(log),
-        data_dir: OldDirId(70),
-        shard: ShardId(3),
-        is_confirmed,
-    };
-    let topic = |name: &str, id| StoredTopic {
-        id: TopicId(id),
-        name: name.to_owned(),
-        created: TimestampMs(5),
-        options: BTreeMap::from([("flush".to_owned(), "interval".to_owned())]),
-        partitions: vec![partition(id + 1, true), partition(u128::MAX - id, false)],
-        version: super::super::Version(0),
-    };
-    let gone = topic("gone", 20);
-    old.write(&[
-        OldChange::PutTopic { topic: topic("a", 10), expected: None },
-        OldChange::PutTopic { topic: gone.clone(), expected: None },
-        OldChange::PutDataDir { id: OldDirId(70), path: "/d".to_owned() },
-    ])
-    .expect("written");
-    old.write(&[OldChange::DeleteTopic { id: gone.id, expected: super::super::Version(1) }])
-        .expect("deleted");
-    drop(old);
+    write_format_1(&path);
+    let (starts, gone) = (LeaderEpoch(2), TopicId(20));
 
     let store = KvStore::open(&path, NodeId(4), "ignored").expect("taken over");
     let entries: BTreeMap<String, _> =
@@ -103,15 +103,13 @@ fn format_1_is_taken_over_whole() {
     let local = store.node_local().expect("readable");
     assert_eq!(local.made, [(DataDirId(70), LogId(11))]);
     assert_eq!(local.data_dirs, BTreeMap::from([(DataDirId(70), "/d".to_owned())]));
-    assert_eq!((local.deleted[0].id, local.deleted[0].data_dirs.as_slice()), (gone.id, &[OldDirId(70)][..]));
+    assert_eq!((local.deleted[0].id, local.deleted[0].data_dirs.as_slice()), (gone, &[DataDirId(70)][..]));
 
-    store.forget_deleted(gone.id, &[DataDirId(70)]).expect("stored");
+    store.forget_deleted(gone, &[DataDirId(70)]).expect("stored");
     store.forget_made().expect("stored");
     drop(store);
     let local = KvStore::open(&path, NodeId(4), "c4").expect("opened").node_local().expect("readable");
     assert_eq!((local.deleted, local.made), (vec![], vec![]));
-    let error = EmbeddedStore::open(&path, NodeId(4), "c4").expect_err("an older program refuses it");
-    assert!(matches!(error, StoreError::NewerFormat { found: 2, .. }), "{error}");
 }
 
 #[test]
