@@ -10,10 +10,12 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use corelog_engine::notify::Notified;
 use corelog_engine::{LogId, TimestampMs, TopicPartition};
 use corelog_replication::agent::{Agent, AgentOptions};
 use corelog_replication::cluster::DataDirId;
@@ -83,6 +85,8 @@ pub struct Control<C: Coordination> {
     /// Changes under way that somebody has asked for.
     pub(super) changes: Rc<Cell<usize>>,
     noted: mpsc::UnboundedReceiver<Note>,
+    /// Comes when the agent's picture has changed.
+    changed: Option<Pin<Box<Notified>>>,
     sent: Vec<SnapshotVersion>,
     /// Refusals that a shard had no room for.
     refused: Vec<VecDeque<(TopicPartition, Version)>>,
@@ -144,6 +148,7 @@ impl<C: Coordination> Control<C> {
             applied: vec![SnapshotVersion(0); count],
             changes: Rc::default(),
             noted,
+            changed: None,
             sent: vec![SnapshotVersion(0); count],
             refused: vec![VecDeque::new(); count],
             made: Vec::new(),
@@ -181,6 +186,7 @@ impl<C: Coordination> Control<C> {
                     break self.finish(&[]);
                 },
                 () = &mut stop => {
+                    self.is_dirty = true;
                     self.hand_over().await;
                     break self.stop_shards().await;
                 }
@@ -196,7 +202,9 @@ impl<C: Coordination> Control<C> {
 
     /// Waits for one thing to happen, or for the time, and acts on it; `false` if every shard is gone.
     pub(super) async fn step(&mut self, wake_at: Instant) -> bool {
-        let changed = self.agent.changed();
+        // Kept until it has come: one that comes together with something else must not be lost.
+        let mut changed = self.changed.take().unwrap_or_else(|| Box::pin(self.agent.changed()));
+        let mut has_changed = false;
         tokio::select! {
             report = self.link.reports.recv_async() => match report {
                 Ok(report) => {
@@ -209,9 +217,11 @@ impl<C: Coordination> Control<C> {
                 Err(flume::RecvError::Disconnected) => return false,
             },
             Some(note) = self.noted.recv() => self.on_note(note),
-            () = changed => self.is_dirty = true,
+            () = &mut changed => has_changed = true,
             () = tokio::time::sleep_until(wake_at) => {}
         }
+        self.is_dirty |= has_changed;
+        self.changed = (!has_changed).then_some(changed);
         self.turn();
         true
     }
