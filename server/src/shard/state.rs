@@ -77,13 +77,15 @@ impl Shard {
         let topic = find_topic(&snapshot, &of.topic)?;
         let partition = find_partition(topic, PartitionId(of.partition))?;
         let id = TopicPartition { topic: topic.id, partition: partition.id };
-        match partition.leader {
-            Some(leader) if leader.node == snapshot.node => Ok(Place { id, shard: leader.shard }),
-            Some(leader) => Err(Failure::new(
+        match (partition.leader, &partition.local) {
+            (Some(leader), _) if leader.node == snapshot.node => Ok(Place { id, shard: leader.shard }),
+            // Whoever holds the replica knows why it cannot lead.
+            (None, Some(local)) => Ok(Place { id, shard: local.shard }),
+            (Some(leader), _) => Err(Failure::new(
                 ErrorCode::NotLeader,
                 format!("partition {} is led by node {}, shard {}", id.partition, leader.node, leader.shard),
             )),
-            None => Err(Failure::new(
+            (None, None) => Err(Failure::new(
                 ErrorCode::NotLeader,
                 format!("nobody leads partition {} now; try again soon", id.partition),
             )),
