@@ -351,7 +351,8 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    /// The newest order, for a replica whose role it does not change: another ISR was stored, or other replicas.
+    /// The newest order, for a replica whose role it does not change: another ISR was stored, other replicas, or the
+    /// topic asks for another number of them.
     /// One of another epoch, or an older version, changes nothing.
     pub fn update(&self, assignment: &Assignment, now_ms: u64) {
         if assignment.leader_epoch == self.leader_epoch() {
@@ -362,16 +363,16 @@ impl<D: Disk> Partition<D> {
     fn reassign(&self, term: &LeaderTerm, now_ms: u64) {
         let progress = &self.0.progress;
         progress.pending(|pending| {
-            if term.version > pending.version && term.isr.contains(&self.0.me) {
+            if term.version >= pending.version && term.isr.contains(&self.0.me) {
                 *pending = term.clone();
             }
         });
         let changed = progress.leading(|leading| {
-            let is_newer = leading.isr.assigned(&term.replicas, &term.isr, term.version, now_ms);
-            if is_newer {
+            // An option of the topic: it changes without the partition's version.
+            if term.version >= leading.isr.version() {
                 leading.min_insync_replicas = term.min_insync_replicas;
             }
-            is_newer
+            leading.isr.assigned(&term.replicas, &term.isr, term.version, now_ms)
         });
         if changed == Some(true) {
             self.isr_changed();

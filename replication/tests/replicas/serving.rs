@@ -135,10 +135,13 @@ fn acks_all_needs_as_many_replicas_as_the_topic_says() {
         let end = a.produce_batch(&bytes, Ack::Leader).await.unwrap().end_offset;
         a.partition.acked(Ack::Leader, end).unwrap().await.unwrap();
         // An older version changes nothing, a newer one lets it go on.
-        a.partition.update(&assignment(1, 1, &[1, 2], 2, 1), 0);
+        a.partition.update(&assignment(1, 1, &[1, 2], 1, 1), 0);
         assert!(a.produce("a2").await.is_err());
-        a.partition.update(&assignment(1, 1, &[1], 3, 1), 0);
+        a.partition.update(&assignment(1, 1, &[1, 2], 3, 2), 0);
         a.produce("a2").await.unwrap();
+        // The topic's option changes without the partition's version.
+        a.partition.update(&assignment(1, 1, &[1, 2], 3, 3), 0);
+        assert!(a.produce("a3").await.is_err());
     });
 }
 
