@@ -89,7 +89,7 @@ fn canary_named(name: &str) -> Option<Canary> {
 
 impl Arguments {
     fn options(&self, seed: u64) -> RunOptions {
-        RunOptions { seed, seconds: self.seconds, faults: self.faults, trace: self.trace }
+        RunOptions { seed, seconds: self.seconds, faults: self.faults, trace: self.trace.then_some(print_line) }
     }
 
     /// The line that reproduces a seed.
@@ -109,12 +109,13 @@ impl Arguments {
     }
 }
 
+fn print_line(line: &str) {
+    println!("{line}");
+}
+
 fn run_one(arguments: &Arguments) -> bool {
     let began = Instant::now();
     let outcome = run(&arguments.options(arguments.from));
-    for line in &outcome.trace {
-        println!("{line}");
-    }
     if arguments.json {
         println!("{}", to_json(&outcome));
     } else {

@@ -144,6 +144,8 @@ impl Ord for Event {
 struct Trace {
     hash: u64,
     lines: Option<Vec<String>>,
+    /// Who gets each line as it is noted.
+    listener: Option<fn(&str)>,
 }
 
 impl fmt::Write for Trace {
@@ -171,7 +173,7 @@ impl Executor {
             events: RefCell::default(),
             next_event: Cell::new(0),
             steps: Cell::new(0),
-            trace: RefCell::new(Trace { hash: 0xcbf2_9ce4_8422_2325, lines: None }),
+            trace: RefCell::new(Trace { hash: 0xcbf2_9ce4_8422_2325, lines: None, listener: None }),
         });
         Self(Handle { core, group: Group::default() })
     }
@@ -256,6 +258,11 @@ impl Executor {
     /// Keeps the lines of the trace from now on, for looking at one seed.
     pub fn keep_trace(&self) {
         self.0.core.trace.borrow_mut().lines.get_or_insert_default();
+    }
+
+    /// Gives each line of the trace to `listener` as it is noted: also those of a run that comes to no end.
+    pub fn listen(&self, listener: fn(&str)) {
+        self.0.core.trace.borrow_mut().listener = Some(listener);
     }
 
     /// The lines since [`Executor::keep_trace`].
@@ -459,6 +466,9 @@ impl Handle {
         let mut trace = self.core.trace.borrow_mut();
         let now_us = self.now_us();
         writeln!(trace, "{now_us} {line}").expect("hashing never fails");
+        if let Some(listener) = trace.listener {
+            listener(&format!("{now_us} {line}"));
+        }
         if let Some(lines) = &mut trace.lines {
             lines.push(format!("{now_us} {line}"));
         }

@@ -122,6 +122,8 @@ struct State {
     suspected: BTreeMap<NodeId, (Incarnation, u64)>,
     under_way: UnderWay,
     retry_at_ms: Option<u64>,
+    /// When the service may be asked for a sign of life again.
+    ask_at_ms: u64,
     /// First key of each commit that the service refused outright, and why; told to the listener.
     store_refusals: Vec<(Key, String)>,
     is_leaving: bool,
@@ -185,6 +187,7 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
             suspected: BTreeMap::new(),
             under_way: UnderWay::default(),
             retry_at_ms: None,
+            ask_at_ms: 0,
             store_refusals: Vec::new(),
             is_leaving: false,
         };

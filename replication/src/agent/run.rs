@@ -162,7 +162,8 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
             let slept = state.contact.look(now_ms);
             let isolated = state.contact.is_isolated();
             // Waking from a long sleep, or waiting for an answer to the question asked then.
-            let ask = (slept || (isolated && state.session.is_some())) && !state.under_way.sign_of_life;
+            let is_time = now_ms >= state.ask_at_ms && !state.under_way.sign_of_life;
+            let ask = (slept || (isolated && state.session.is_some())) && is_time;
             let key = Subject::Node(state.registration.node).key();
             let version = state.stored.get(&key).map_or(Version(0), |stored| stored.version);
             state.under_way.sign_of_life |= ask;
@@ -317,6 +318,8 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
                 }
                 Done::SignOfLife { result } => {
                     state.under_way.sign_of_life = false;
+                    // Without a connection the answer comes at once.
+                    state.ask_at_ms = now_ms + state.contact.look_interval_ms();
                     if matches!(result, Ok(_) | Err(CommitError::Conflict { .. })) {
                         state.contact.answered(now_ms);
                         self.0.changed.notify_all();

@@ -29,14 +29,14 @@ pub struct RunOptions {
     pub seconds: u64,
     /// Faults in that time.
     pub faults: u64,
-    /// Keep the lines of the trace.
-    pub trace: bool,
+    /// Who gets the lines of the trace.
+    pub trace: Option<fn(&str)>,
 }
 
 impl RunOptions {
     /// A run of the usual length.
     pub fn new(seed: u64) -> Self {
-        Self { seed, seconds: 60, faults: 20, trace: false }
+        Self { seed, seconds: 60, faults: 20, trace: None }
     }
 }
 
@@ -47,8 +47,6 @@ pub struct Outcome {
     pub seed: u64,
     /// Over all that happened.
     pub trace_hash: u64,
-    /// The lines, if they were to be kept.
-    pub trace: Vec<String>,
     /// What must not happen, and did; empty: all is well.
     pub problems: Vec<String>,
     /// How often each fault struck.
@@ -70,8 +68,8 @@ const PROBLEMS_MAX: usize = 12;
 /// Runs one seed.
 pub fn run(options: &RunOptions) -> Outcome {
     let executor = Executor::new(options.seed);
-    if options.trace {
-        executor.keep_trace();
+    if let Some(listener) = options.trace {
+        executor.listen(listener);
     }
     let handle = executor.handle();
     let limit_us = (STUCK_MS + options.seconds * 1000) * 1000;
@@ -83,7 +81,6 @@ pub fn run(options: &RunOptions) -> Outcome {
     let mut outcome = played.unwrap_or_else(|| Outcome {
         seed: options.seed,
         trace_hash: 0,
-        trace: Vec::new(),
         problems: vec!["the run came to no end: something waits for ever".to_owned()],
         faults: BTreeMap::new(),
         acks: 0,
@@ -91,7 +88,6 @@ pub fn run(options: &RunOptions) -> Outcome {
         healed_us: None,
     });
     outcome.trace_hash = executor.trace_hash();
-    outcome.trace = executor.trace();
     outcome.simulated_us = executor.now_us();
     outcome
 }
@@ -136,7 +132,6 @@ async fn play(handle: Handle, options: RunOptions) -> Outcome {
     Outcome {
         seed: options.seed,
         trace_hash: 0,
-        trace: Vec::new(),
         problems,
         faults: faults.counts(),
         acks: workload.acks(),
