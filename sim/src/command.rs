@@ -89,7 +89,12 @@ fn canary_named(name: &str) -> Option<Canary> {
 
 impl Arguments {
     fn options(&self, seed: u64) -> RunOptions {
-        RunOptions { seed, seconds: self.seconds, faults: self.faults, trace: self.trace.then_some(print_line) }
+        RunOptions {
+            seed,
+            seconds: self.seconds,
+            faults: self.faults,
+            trace: self.trace.then_some(print_line),
+        }
     }
 
     /// The line that reproduces a seed.

@@ -117,6 +117,8 @@ struct State {
     plan: Plan,
     /// What this node has committed and not seen come back yet.
     awaited: BTreeMap<Key, Version>,
+    /// Since when there has been something of that at each look.
+    awaited_since_ms: Option<u64>,
     proposals: Vec<IsrProposal>,
     /// Since when a process is suspected.
     suspected: BTreeMap<NodeId, (Incarnation, u64)>,
@@ -183,6 +185,7 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
             own: OwnKeys::default(),
             plan: Plan { controller: None, random: Rc::new(RefCell::new(random)), is_due: false },
             awaited: BTreeMap::new(),
+            awaited_since_ms: None,
             proposals: Vec::new(),
             suspected: BTreeMap::new(),
             under_way: UnderWay::default(),

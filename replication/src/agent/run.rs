@@ -131,6 +131,7 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
             match state.session {
                 Some(session) if state.contact.is_connected() => {
                     self.forget_suspicions(state, now_ms);
+                    self.forget_awaited(state, now_ms);
                     self.begin_own(state, session, work);
                     self.begin_seat(state, work);
                     self.begin_isr(state, work, &mut refused);
@@ -175,6 +176,20 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
         }
         if changed {
             self.0.changed.notify_all();
+        }
+    }
+
+    /// What has not come back after so long never will: the key has gone, or was made anew, before the answer came.
+    /// Planning on an old picture is only in vain, never wrong.
+    fn forget_awaited(&self, state: &mut State, now_ms: u64) {
+        if state.awaited.is_empty() {
+            state.awaited_since_ms = None;
+            return;
+        }
+        let since_ms = *state.awaited_since_ms.get_or_insert(now_ms);
+        if now_ms.saturating_sub(since_ms) >= self.0.options.session_timeout_ms {
+            state.awaited.clear();
+            state.awaited_since_ms = None;
         }
     }
 
@@ -402,6 +417,9 @@ pub(super) fn note_awaited(state: &mut State, ops: &[Op], versions: &[Version]) 
                     state.awaited.insert(key.clone(), *version);
                 }
             }
+            // Removed and made again in one: the new one is what comes back. Its version may be the old one's.
+            Op::Delete { key, .. }
+                if ops.iter().any(|op| matches!(op, Op::Create { key: made, .. } if made == key)) => {}
             Op::Delete { key, version } => {
                 if there.is_some_and(|there| there.version == *version) {
                     state.awaited.insert(key.clone(), Version(i64::MAX));

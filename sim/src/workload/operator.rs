@@ -7,7 +7,7 @@ use corelog_replication::NodeId;
 
 use super::Workload;
 use super::client::Client;
-use crate::cluster::{Admin, Request, Response};
+use crate::cluster::{Admin, Refusal, Request, Response};
 
 /// A topic of a run.
 #[derive(Clone, Debug)]
@@ -45,6 +45,7 @@ impl Operator {
             let node = self.client.any_node();
             match self.client.call(node, 0, Request::Admin(change.clone())).await {
                 Some(Response::Done) => return true,
+                Some(Response::Refused(Refusal::Other(why))) if why.contains("exists") => return true,
                 Some(Response::Refused(why)) => {
                     self.client.world.handle.note(format_args!("operator: {change:?}: {why:?}"));
                     self.client.pause(100, 400).await;
@@ -55,7 +56,7 @@ impl Operator {
         false
     }
 
-    /// Makes a topic.
+    /// Makes a topic; one that is there is good enough.
     pub async fn create(&self, plan: &TopicPlan, attempts: u32) -> bool {
         let change = Admin::CreateTopic {
             name: plan.name.to_owned(),
