@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: run build test lint readme unit seeds fuzz bench-quick clean help
+.PHONY: run build test lint readme unit seeds sim fuzz bench-quick clean help
 
 run: build ## Build, start a node in a temporary directory, stream real data through it, kill it, prove nothing is lost
 	target/release/corelog demo
@@ -30,6 +30,9 @@ bench-quick: ## A small set of measurements against a node of its own; RUNS=5 fo
 seeds: ## Run the simulated tests of the log under many seeds: SEEDS=FROM..TO (default 1000..4000)
 	CORELOG_SEEDS=$(or $(SEEDS),1000..4000) $(CARGO) test --locked -p corelog-engine --test random_ops_vs_model \
 	  --test logs_together --test recycled_space --test epochs_and_cuts --test damage --test reads
+
+sim: ## Run the simulated cluster under many seeds: SEEDS=FROM..TO (default 0..2000)
+	$(CARGO) run --release --locked -p corelog-sim -- --seeds $(or $(SEEDS),0..2000)
 
 fuzz: ## Look for bytes that break a decoder, for SECONDS (default 60)
 	$(CARGO) run --locked -p corelog-net --example fuzz -- --seconds $(or $(SECONDS),60)

@@ -27,12 +27,14 @@ pub enum Canary {
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::TruncateToHighWatermark,
         Self::AnyEpochMovesTheMark,
         Self::AckBeforeSync,
         Self::OldEpochAfterRestart,
         Self::CopyAfterFirstCut,
+        Self::ElectOutsideIsr,
+        Self::WipedReplicaInSync,
     ];
 }
 
