@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Brings what a fresh Debian or Ubuntu with Rust lacks for building and testing: a C compiler and make (glommio's
-# liburing, zstd and mimalloc are C), and Python's venv (flatc comes as a Python package). Does nothing if all is there.
+# liburing, zstd, mimalloc and the cryptography of TLS are C), Python's venv (flatc comes as a Python package), and
+# ZooKeeper with Java (the tests start ensembles of their own). Does nothing if all is there.
 set -eu
 missing=()
 command -v cc >/dev/null || missing+=(build-essential)
 command -v make >/dev/null || missing+=(make)
 if [ "${1:-}" != build ]; then
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+    [ -x /usr/share/zookeeper/bin/zkServer.sh ] || missing+=(zookeeper)
 fi
 if ! command -v cargo >/dev/null; then
     echo "setup: cargo is not on the PATH; install Rust with rustup first (rust-toolchain.toml pins the version)" >&2

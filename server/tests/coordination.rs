@@ -15,7 +15,9 @@ use corelog_replication::coordination::conformance::{
 };
 use corelog_replication::coordination::{CommitError, Coordination, Event};
 use corelog_server::control::store::KvStore;
-use corelog_server::control::store::zookeeper::{Secret, ZookeeperAuth, ZookeeperOptions, ZookeeperStore};
+use corelog_server::control::store::zookeeper::{
+    Secret, ZookeeperAuth, ZookeeperOptions, ZookeeperStore, ZookeeperTls,
+};
 
 use zookeeper::{Ensemble, EnsembleOptions, Way};
 
@@ -243,7 +245,7 @@ fn who_does_not_know_the_password_can_do_nothing() {
 #[test]
 fn servers_that_want_sasl_get_it() {
     let sasl = Some(("corelog".to_owned(), "right".to_owned()));
-    let ensemble = Ensemble::start_with(1, &EnsembleOptions { sasl });
+    let ensemble = Ensemble::start_with(1, &EnsembleOptions { sasl, ..EnsembleOptions::default() });
     let with = |password: &str| {
         let password = Secret(password.to_owned());
         let auth = Some(ZookeeperAuth::SaslDigest { user: "corelog".to_owned(), password });
@@ -259,6 +261,27 @@ fn servers_that_want_sasl_get_it() {
             assert!(told.is_err(), "a stranger was told {told:?}");
             stranger.close().await;
         }
+    });
+}
+
+#[test]
+fn an_encrypted_connection_asks_for_the_right_certificate() {
+    let encrypted = EnsembleOptions { is_encrypted: true, ..EnsembleOptions::default() };
+    let (ensemble, other) = (Ensemble::start_with(1, &encrypted), Ensemble::start_with(1, &encrypted));
+    let with = |certificate| {
+        let tls = Some(ZookeeperTls { ca_file: certificate, identity: None });
+        ZookeeperOptions { tls, ..options(ensemble.connect_encrypted()) }
+    };
+    run(async {
+        let right = with(ensemble.certificate());
+        let mut ours = View::new(ZookeeperStore::open(right).expect("sound options")).await;
+        ours.store.commit(vec![create("/a/b", "1")]).await.expect("it is free");
+        ours.until_version("/a/b", Some(0)).await;
+        // Somebody else's certificate does not vouch for this server.
+        let stranger = ZookeeperStore::open(with(other.certificate())).expect("sound options");
+        let told = tokio::time::timeout(Duration::from_millis(1_500), stranger.next()).await;
+        assert!(told.is_err(), "a stranger was told {told:?}");
+        stranger.close().await;
     });
 }
 

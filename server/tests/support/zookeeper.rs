@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// How long a server may take to start: Java on a busy machine.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const SCRIPT: &str = "/usr/share/zookeeper/bin/zkServer.sh";
+/// What an encrypted server needs; Debian's own class path lacks a part of Netty.
+const ENCRYPTED_CLASS_PATH: &str = "/etc/zookeeper/conf:/usr/share/java/zookeeper.jar:/usr/share/java/netty-codec.jar:\
+    /usr/share/java/netty-resolver.jar:/usr/share/java/netty-transport-native-unix-common.jar";
 
 /// Ports below those that the kernel gives to outgoing connections, so that nobody takes one before we do.
 fn free_port() -> u16 {
@@ -35,6 +38,8 @@ fn free_port() -> u16 {
 struct Server {
     dir: PathBuf,
     port: u16,
+    /// For encrypted connections.
+    secure_port: u16,
     child: Option<Child>,
 }
 
@@ -43,6 +48,8 @@ struct Server {
 pub(crate) struct EnsembleOptions {
     /// Name and password that SASL digest wants.
     pub(crate) sasl: Option<(String, String)>,
+    /// Whether connections are encrypted.
+    pub(crate) is_encrypted: bool,
 }
 
 /// One or three servers.
@@ -60,17 +67,18 @@ impl Ensemble {
     pub(crate) fn start_with(count: usize, options: &EnsembleOptions) -> Self {
         assert!(Path::new(SCRIPT).exists(), "ZooKeeper is not installed: run scripts/setup.sh");
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
-        let ports: Vec<[u16; 3]> = (0..count).map(|_| [free_port(), free_port(), free_port()]).collect();
+        let ports: Vec<[u16; 4]> = (0..count).map(|_| std::array::from_fn(|_| free_port())).collect();
         let mut members = String::new();
         if count > 1 {
-            for (number, [_, quorum, election]) in (1..).zip(&ports) {
+            for (number, [_, _, quorum, election]) in (1..).zip(&ports) {
                 writeln!(members, "server.{number}=127.0.0.1:{quorum}:{election}").expect("written");
             }
         }
-        let servers = (1..).zip(&ports).map(|(number, [port, ..])| {
+        let servers = (1..).zip(&ports).map(|(number, [port, secure_port, ..])| {
             let dir = dir.path().join(format!("server-{number}"));
-            configure(&dir, number, *port, &members, options);
-            Server { dir, port: *port, child: None }
+            let server = Server { dir, port: *port, secure_port: *secure_port, child: None };
+            configure(&server, number, &members, options);
+            server
         });
         let mut ensemble = Self { servers: servers.collect(), dir };
         for server in 0..count {
@@ -87,6 +95,16 @@ impl Ensemble {
         let addresses: Vec<String> =
             self.servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
         addresses.join(",")
+    }
+
+    /// The first server's address for encrypted connections, by the name in its certificate.
+    pub(crate) fn connect_encrypted(&self) -> String {
+        format!("localhost:{}", self.servers[0].secure_port)
+    }
+
+    /// The first server's certificate, which vouches for itself.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.servers[0].dir.join("server.pem")
     }
 
     pub(crate) fn address(&self, server: usize) -> SocketAddr {
@@ -112,6 +130,9 @@ impl Ensemble {
         let jaas = server.dir.join("jaas.conf");
         if jaas.exists() {
             write!(flags, " -Djava.security.auth.login.config={}", jaas.display()).expect("written");
+        }
+        if server.dir.join("server.pem").exists() {
+            write!(flags, " -cp {ENCRYPTED_CLASS_PATH}").expect("written");
         }
         let child = Command::new(SCRIPT)
             .arg("start-foreground")
@@ -193,7 +214,8 @@ impl Drop for Ensemble {
     }
 }
 
-fn configure(dir: &Path, number: usize, port: u16, members: &str, options: &EnsembleOptions) {
+fn configure(server: &Server, number: usize, members: &str, options: &EnsembleOptions) {
+    let Server { dir, port, secure_port, .. } = server;
     let data = dir.join("data");
     std::fs::create_dir_all(&data).expect("made");
     std::fs::write(data.join("myid"), number.to_string()).expect("written");
@@ -210,7 +232,40 @@ fn configure(dir: &Path, number: usize, port: u16, members: &str, options: &Ense
         );
         std::fs::write(dir.join("jaas.conf"), jaas).expect("written");
     }
+    if options.is_encrypted {
+        let store = make_certificate(dir);
+        config += &format!(
+            "secureClientPort={secure_port}\nsecureClientPortAddress=127.0.0.1\n\
+             serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
+             ssl.keyStore.location={}\nssl.keyStore.password={STORE_PASSWORD}\nssl.keyStore.type=PKCS12\n\
+             ssl.clientAuth=none\n",
+            store.display()
+        );
+    }
     std::fs::write(dir.join("zoo.cfg"), config).expect("written");
+}
+
+const STORE_PASSWORD: &str = "not-a-secret";
+
+/// Makes a key and a certificate that vouches for itself (`server.pem`); returns the key store.
+fn make_certificate(dir: &Path) -> PathBuf {
+    let store = dir.join("server.p12");
+    let keytool = |arguments: &[&str]| {
+        let output = Command::new("keytool")
+            .args(arguments)
+            .args(["-alias", "server", "-storetype", "PKCS12", "-storepass", STORE_PASSWORD])
+            .arg("-keystore")
+            .arg(&store)
+            .output()
+            .expect("keytool comes with Java");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        output.stdout
+    };
+    let subject = ["-dname", "CN=localhost", "-ext", "san=dns:localhost"];
+    keytool(&[&["-genkeypair", "-keyalg", "EC", "-validity", "2"], &subject[..]].concat());
+    let certificate = keytool(&["-exportcert", "-rfc"]);
+    std::fs::write(dir.join("server.pem"), certificate).expect("written");
+    store
 }
 
 /// A way to one server that can be cut without either side noticing at once.

@@ -178,7 +178,9 @@ impl ZookeeperOptions {
             return Err(ZookeeperOptionsError::SessionTimeout { timeout_ms: self.session_timeout_ms });
         }
         let timeout = Duration::from_millis(self.session_timeout_ms);
-        let connector = zookeeper_client::Client::connector().with_session_timeout(timeout);
+        // One round over the servers is one attempt, so that a failure is known soon; who connects tries again.
+        let connector =
+            zookeeper_client::Client::connector().with_session_timeout(timeout).with_fail_eagerly();
         let connector = match &self.auth {
             None => connector,
             Some(ZookeeperAuth::Digest { user, .. } | ZookeeperAuth::SaslDigest { user, .. })

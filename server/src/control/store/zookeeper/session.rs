@@ -94,7 +94,8 @@ fn warn_unreachable(connect: &str, error: &Error) {
         ),
         _ => tracing::warn!(
             connect, %error,
-            "no ZooKeeper server takes us; is the ensemble running, and is zookeeper.connect right? Trying on"
+            "no ZooKeeper server takes us: is the ensemble running with a quorum, are zookeeper.connect and zookeeper.tls \
+             right? Trying on; RUST_LOG=info,zookeeper_client=debug shows each attempt"
         ),
     }
 }
