@@ -14,12 +14,13 @@ mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use corelog_engine::notify::Notify;
-use corelog_replication::coordination::{CommitError, Coordination, Event, Op, Version};
+use corelog_replication::coordination::{CommitError, Coordination, Event, Op, Version, check_limits};
 use futures_util::future::{Either, select};
 
 pub use service::{SimCoordinationOptions, SimCoordinationService};
@@ -72,23 +73,20 @@ impl Coordination for SimCoordination {
         }
     }
 
-    async fn commit(&self, ops: Vec<Op>) -> Result<Vec<Version>, CommitError> {
-        let client = &self.0;
-        let Some(session) = client.session.get().filter(|_| client.is_connected.get()) else {
-            return Err(CommitError::NoSession);
-        };
-        let commit = client.next_commit.get();
-        client.next_commit.set(commit + 1);
-        client.commits.borrow_mut().insert(commit, None);
-        client.service.submit(client, session, commit, ops);
-        loop {
-            let answered = client.answered.notified();
-            let answer = client.commits.borrow_mut().get_mut(&commit).and_then(Option::take);
-            if let Some(answer) = answer {
-                client.commits.borrow_mut().remove(&commit);
-                return answer;
+    fn commit(&self, ops: Vec<Op>) -> impl Future<Output = Result<Vec<Version>, CommitError>> {
+        let submitted = self.submit(ops);
+        let client = self.0.clone();
+        async move {
+            let commit = submitted?;
+            loop {
+                let answered = client.answered.notified();
+                let answer = client.commits.borrow_mut().get_mut(&commit).and_then(Option::take);
+                if let Some(answer) = answer {
+                    client.commits.borrow_mut().remove(&commit);
+                    return answer;
+                }
+                answered.await;
             }
-            answered.await;
         }
     }
 }
@@ -114,6 +112,19 @@ impl SimCoordination {
         let running = client.clone();
         handle.spawn(async move { running.run().await });
         Self(client)
+    }
+
+    /// Sends a commit, so that commits are done in the order of the calls.
+    fn submit(&self, ops: Vec<Op>) -> Result<u64, CommitError> {
+        check_limits(&ops)?;
+        let client = &self.0;
+        let session = client.session.get().filter(|_| client.is_connected.get());
+        let session = session.ok_or(CommitError::NoSession)?;
+        let commit = client.next_commit.get();
+        client.next_commit.set(commit + 1);
+        client.commits.borrow_mut().insert(commit, None);
+        client.service.submit(client, session, commit, ops);
+        Ok(commit)
     }
 
     /// The session, if there has been one.

@@ -45,6 +45,9 @@ struct Service {
     has_quorum: Cell<bool>,
     cut: RefCell<BTreeSet<(Machine, Way)>>,
     commits: Cell<u64>,
+    /// Number of the last change of each key, and of all.
+    changed: RefCell<BTreeMap<Key, u64>>,
+    changes: Cell<u64>,
     observers: RefCell<Vec<Observer>>,
 }
 
@@ -81,6 +84,8 @@ struct Connected {
     answers_last_us: Rc<Cell<u64>>,
     events_last_us: Rc<Cell<u64>>,
     requests_last_us: Rc<Cell<u64>>,
+    /// Number of the last change of each key that was told.
+    told: Rc<RefCell<BTreeMap<Key, u64>>>,
 }
 
 impl SimCoordinationService {
@@ -95,6 +100,8 @@ impl SimCoordinationService {
             has_quorum: Cell::new(true),
             cut: RefCell::default(),
             commits: Cell::new(0),
+            changed: RefCell::default(),
+            changes: Cell::new(0),
             observers: RefCell::default(),
         }));
         let expiring = service.clone();
@@ -221,6 +228,7 @@ impl SimCoordinationService {
             answers_last_us: Rc::default(),
             events_last_us: Rc::default(),
             requests_last_us: Rc::default(),
+            told: Rc::default(),
         };
         let wanted = client.session.get();
         let service = self.clone();
@@ -348,9 +356,14 @@ impl SimCoordinationService {
         }
         let sessions: Vec<Connected> =
             self.0.sessions.borrow().values().filter_map(|session| session.connection.clone()).collect();
+        let number = self.0.changes.get() + 1;
+        self.0.changes.set(number);
+        self.0.changed.borrow_mut().insert(key.clone(), number);
         for connected in sessions {
-            let event = event_of(key, stored.as_ref());
-            self.send(&connected, &connected.events_last_us, Message::Event(event));
+            let (event, key) = (event_of(key, stored.as_ref()), key.clone());
+            self.send_if(&connected, &connected.events_last_us, move |service, connected| {
+                service.news(connected, &key, event, number).map(Message::Event)
+            });
         }
     }
 
@@ -367,16 +380,23 @@ impl SimCoordinationService {
 
     /// Takes a message to a client, in the order of its kind. What is lost breaks the connection: nothing follows it.
     fn send(&self, connected: &Connected, last_us: &Rc<Cell<u64>>, message: Message) {
+        self.send_if(connected, last_us, move |_, _| Some(message));
+    }
+
+    /// The same with a message that is made when it arrives, or is none by then.
+    fn send_if(
+        &self,
+        connected: &Connected,
+        last_us: &Rc<Cell<u64>>,
+        message: impl FnOnce(&Self, &Connected) -> Option<Message> + 'static,
+    ) {
         let at_us = self.arrival_us(last_us, 20);
         let (service, connected) = (self.clone(), connected.clone());
         self.0.handle.at(at_us, move || {
             if service.is_cut(connected.machine, Way::Back) {
                 return service.disconnect(&connected);
             }
-            let message = match message {
-                Message::Event(Event::Changed(entry)) => Message::Event(service.newest(entry)),
-                message => message,
-            };
+            let Some(message) = message(&service, &connected) else { return };
             let is_current =
                 matches!(message, Message::Welcome(_) | Message::SessionExpired | Message::Closed)
                     || service.is_connected(&connected);
@@ -386,12 +406,22 @@ impl SimCoordinationService {
         });
     }
 
-    /// Half of the time a change is read again when it is told.
-    fn newest(&self, entry: Entry) -> Event {
-        if self.0.handle.one_in(2) {
-            return Event::Changed(entry);
+    /// What a client is told of a change: half of the time the key is read again by then, and what was told already is
+    /// not told after it.
+    fn news(&self, connected: &Connected, key: &Key, event: Event, number: u64) -> Option<Event> {
+        let is_read_again = matches!(event, Event::Changed(_)) && self.0.handle.one_in(2);
+        let (event, number) = if is_read_again {
+            let newest = self.0.changed.borrow().get(key).copied();
+            (event_of(key, self.0.keys.borrow().get(key)), newest.unwrap_or(number))
+        } else {
+            (event, number)
+        };
+        let mut told = connected.told.borrow_mut();
+        if told.get(key).is_some_and(|told| *told >= number) {
+            return None;
         }
-        event_of(&entry.key, self.0.keys.borrow().get(&entry.key))
+        told.insert(key.clone(), number);
+        Some(event)
     }
 
     fn is_connected(&self, connected: &Connected) -> bool {
