@@ -21,8 +21,8 @@ use crate::offsets;
 
 /// How long the server may take until a topic can be used (or is gone) everywhere.
 const CHANGE_TIMEOUT_MS: u32 = 20_000;
-/// How long we look for the leaders of partitions.
-const LEADER_TIMEOUT_MS: u64 = 20_000;
+/// How long we look for the leaders of partitions: above a failover, below a person's patience.
+const LEADER_TIMEOUT_MS: u64 = 5_000;
 
 /// A topic after a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Admin {
         validate_only: bool,
     ) -> Result<Vec<Result<ChangedTopic, Failure>>, RequestError> {
         let request = CreateTopicsRequest { topics, validate_only, timeout_ms: CHANGE_TIMEOUT_MS };
-        Ok(changed(self.cluster.ask(&request).await?))
+        Ok(changed(self.cluster.ask_for(&request).await?))
     }
 
     /// Deletes topics with all their records.
@@ -59,7 +59,7 @@ impl Admin {
     ) -> Result<Vec<Result<ChangedTopic, Failure>>, RequestError> {
         let topics = names.iter().map(|name| TopicRef::from(*name)).collect();
         let request = DeleteTopicsRequest { topics, timeout_ms: CHANGE_TIMEOUT_MS };
-        Ok(changed(self.cluster.ask(&request).await?))
+        Ok(changed(self.cluster.ask_for(&request).await?))
     }
 
     /// Changes options of a topic; a value of `None` goes back to the default.
@@ -75,7 +75,7 @@ impl Admin {
             validate_only,
             timeout_ms: CHANGE_TIMEOUT_MS,
         };
-        only(changed(self.cluster.ask(&request).await?))
+        only(changed(self.cluster.ask_for(&request).await?))
     }
 
     /// Adds partitions, up to `partitions_total`. Keys then go to other partitions than before.
@@ -91,7 +91,7 @@ impl Admin {
             validate_only,
             timeout_ms: CHANGE_TIMEOUT_MS,
         };
-        let changed = only(changed(self.cluster.ask(&request).await?))?;
+        let changed = only(changed(self.cluster.ask_for(&request).await?))?;
         if let Some(known) = self.cluster.cached(name) {
             // Producers of this client see the new partitions at once.
             self.cluster.topic_newer_than(name, known.generation).await?;
@@ -149,9 +149,9 @@ impl Admin {
         Ok(self.cluster.topic_newer_than(topic, known).await?.partition_count())
     }
 
-    /// The shards, load and disks of the node that answers.
+    /// The shards, load and disks of the node that answers: the first of the client's servers that is there.
     pub async fn describe_node(&self) -> Result<DescribeNodeResponse, RequestError> {
-        self.cluster.ask(&DescribeNodeRequest {}).await
+        self.cluster.ask_given(&DescribeNodeRequest {}).await
     }
 
     /// All shards and all topics with their leaders.

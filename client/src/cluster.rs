@@ -18,6 +18,7 @@ use corelog_schemas::{ErrorCode, Failure, Request};
 use crate::connection::{Answer, ConnectOptions};
 use crate::error::RequestError;
 use crate::pool::ConnectionPool;
+use crate::servers::{Servers, first_answer};
 
 /// A partition by the name of its topic.
 pub(crate) type PartitionKey = (Arc<str>, u32);
@@ -79,6 +80,7 @@ struct Cache {
 pub(crate) struct Cluster {
     bootstrap: Vec<Arc<str>>,
     pool: ConnectionPool,
+    servers: Servers,
     cache: Mutex<Cache>,
     refreshing: tokio::sync::Mutex<()>,
 }
@@ -88,6 +90,7 @@ impl Cluster {
         Self {
             bootstrap,
             pool: ConnectionPool::new(options),
+            servers: Servers::default(),
             cache: Mutex::default(),
             refreshing: tokio::sync::Mutex::default(),
         }
@@ -161,21 +164,57 @@ impl Cluster {
         Ok(response)
     }
 
-    /// Asks any server: the addresses given first, then every shard that was ever named. Goes on to the next
-    /// one only if a server could not be reached.
+    /// Asks any server something that changes nothing: one after the other, without waiting for a silent one. Who has
+    /// failed lately comes last, and each question begins with another one, because one that is cut off from the
+    /// others keeps saying what it knew.
     pub(crate) async fn ask<R: Request>(&self, request: &R) -> Result<R::Response, RequestError> {
-        let known = self.cache().addresses.clone();
+        Ok(self.ask_around(request).await?.1)
+    }
+
+    /// Asks one server for a change: the first that proves to be alive, so that it is asked once.
+    pub(crate) async fn ask_for<R: Request>(&self, request: &R) -> Result<R::Response, RequestError> {
+        let alive = MetadataRequest { topics: MetadataTopics::These(Vec::new()) };
+        let (address, response) = self.ask_around(&alive).await?;
+        self.remember(&response);
+        self.ask_at(&address, request).await
+    }
+
+    /// Asks the servers that were given first, in their order, and says what the first reachable one says.
+    pub(crate) async fn ask_given<R: Request>(&self, request: &R) -> Result<R::Response, RequestError> {
         let mut last = None;
-        for address in self.bootstrap.iter().chain(&known) {
+        for address in &self.bootstrap {
             match self.ask_at(address, request).await {
-                Ok(response) => return Ok(response),
                 Err(error @ (RequestError::Connect(_) | RequestError::Disconnected { .. })) => {
                     last.get_or_insert(error);
                 }
-                Err(error) => return Err(error),
+                outcome => return outcome,
             }
         }
         Err(last.expect("a client has at least one address"))
+    }
+
+    async fn ask_around<R: Request>(&self, request: &R) -> Result<(Arc<str>, R::Response), RequestError> {
+        let known = self.cache().addresses.clone();
+        let candidates = self.servers.order(&self.bootstrap, &known);
+        let ask = |address: Arc<str>| async move {
+            let outcome = self.ask_at(&address, request).await;
+            (address, outcome)
+        };
+        first_answer(&self.servers, candidates, ask).await
+    }
+
+    /// Asks the server at `address`, and gives up on it after `timeout_ms`; its connection is then made anew.
+    pub(crate) async fn ask_at_within<R: Request>(
+        &self,
+        address: &Arc<str>,
+        request: &R,
+        timeout_ms: u64,
+    ) -> Result<R::Response, RequestError> {
+        let limit = std::time::Duration::from_millis(timeout_ms);
+        match tokio::time::timeout(limit, self.ask_at(address, request)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(RequestError::TimedOut { address: Arc::clone(address), timeout_ms }),
+        }
     }
 
     /// Asks one server. A connection that had been idle and turns out broken is made anew once.

@@ -192,6 +192,22 @@ pub enum ConsumeError {
         /// What the server said; it names the range.
         message: Arc<str>,
     },
+    /// Records that were read are gone: an operator has let a replica lead that lacked them (an unclean election). Reading
+    /// goes on at `reset_to` by itself; what was made of the records from there on has to be undone.
+    #[error(
+        "records of {topic}/{partition} were truncated by an unclean election: the position {position} was reset to \
+         {reset_to}, and what was read from there on is gone"
+    )]
+    Truncated {
+        /// The topic.
+        topic: Arc<str>,
+        /// The partition.
+        partition: u32,
+        /// Where the consumer was.
+        position: Offset,
+        /// Where it goes on.
+        reset_to: Offset,
+    },
     /// A batch arrived damaged twice, or cannot be unpacked: seek behind it to skip it.
     #[error("the batch at offset {offset} of {topic}/{partition} cannot be read: {reason}")]
     BadBatch {

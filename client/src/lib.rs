@@ -18,6 +18,7 @@ pub mod partitioner;
 mod pool;
 pub mod producer;
 pub mod retry;
+mod servers;
 
 pub use admin::Admin;
 pub use client::{Client, ClientConfig};

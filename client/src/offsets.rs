@@ -21,6 +21,9 @@ use crate::cluster::{Cluster, PartitionKey};
 use crate::error::RequestError;
 use crate::retry::{FailedAttempt, RetryDecision, RetryPolicy};
 
+/// A leader that has not said where an offset lies for so long is looked up anew.
+const LOOKUP_TIMEOUT_MS: u64 = 2_000;
+
 /// One result for each partition asked for.
 type Outcome<T> = Result<T, RequestError>;
 
@@ -34,7 +37,7 @@ pub(crate) async fn list_offsets(
         let partitions =
             batch.into_iter().map(|(of, spec)| ListOffsetsPartition { of, spec, leader_epoch: None });
         let request = ListOffsetsRequest { partitions: partitions.collect() };
-        Ok(cluster.ask_at(&address, &request).await?.partitions)
+        Ok(cluster.ask_at_within(&address, &request, LOOKUP_TIMEOUT_MS).await?.partitions)
     })
     .await
 }
@@ -101,6 +104,7 @@ where
             attempts,
             now_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             deadline_ms: timeout_ms,
+            is_failover: true,
             jitter: rand::random::<f64>(),
         };
         let done = results.iter().all(|result| is_final(result.as_ref()));

@@ -56,6 +56,8 @@ pub(crate) struct OpenedBatch {
     pub records: Vec<ConsumerRecord>,
     /// Where the next batch begins, in offsets.
     pub next_offset: Offset,
+    /// The leader epoch of the batch.
+    pub leader_epoch: Option<u32>,
 }
 
 /// Takes the batch at the front of `fetched` and reads its records from `position` on.
@@ -87,9 +89,10 @@ pub(crate) fn open_batch(
         return Err(unread(error.to_string()));
     }
     let next_offset = header.next_offset();
+    let leader_epoch = header.leader_epoch.map(|epoch| epoch.0);
     if header.attributes.is_control() || next_offset <= position {
         bytes::Buf::advance(fetched, size);
-        return Ok(OpenedBatch { records: Vec::new(), next_offset });
+        return Ok(OpenedBatch { records: Vec::new(), next_offset, leader_epoch });
     }
     let packed = fetched.slice(HEADER_BYTES..size);
     let compression = header.attributes.compression().and_then(Compression::of_batch);
@@ -121,7 +124,7 @@ pub(crate) fn open_batch(
         });
     }
     bytes::Buf::advance(fetched, size);
-    Ok(OpenedBatch { records, next_offset })
+    Ok(OpenedBatch { records, next_offset, leader_epoch })
 }
 
 #[cfg(test)]

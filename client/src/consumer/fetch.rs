@@ -4,6 +4,8 @@
 //! between failures.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +28,14 @@ use crate::pool::ConnectionPool;
 use crate::retry::RetryPolicy;
 
 /// How long looking up starts may take before it is tried anew.
-const LOOKUP_TIMEOUT_MS: u64 = 10_000;
+const LOOKUP_TIMEOUT_MS: u64 = 5_000;
+/// A fetch that takes longer than it was to wait, by this much, is looked after: its shard may be gone.
+const SLOW_MS: u64 = 300;
+/// And then so often.
+const SLOW_TICK_MS: u64 = 50;
+
+/// Partitions whose starts are asked of one leader, and what is asked.
+type Lookup = (Vec<Asked>, Vec<(PartitionKey, OffsetSpec)>);
 
 /// A question about a partition: its key and the generation that asks.
 #[derive(Clone, Debug)]
@@ -49,10 +58,32 @@ pub(super) enum Done {
         asked: Vec<Asked>,
         answer: Result<Answer<FetchResponse>, RequestError>,
     },
+    /// No answer yet.
+    Slow(Waiting),
     Refreshed {
         topic: Arc<str>,
         result: Result<Arc<Topic>, RequestError>,
     },
+}
+
+/// A fetch without its answer.
+pub(super) struct Waiting {
+    address: Arc<str>,
+    lane: usize,
+    asked: Vec<Asked>,
+    answer: Pin<Box<dyn Future<Output = Result<Answer<FetchResponse>, RequestError>> + Send>>,
+}
+
+impl Waiting {
+    async fn wait(mut self, limit_ms: u64) -> Done {
+        match tokio::time::timeout(Duration::from_millis(limit_ms), &mut self.answer).await {
+            Ok(answer) => {
+                let Self { address, lane, asked, .. } = self;
+                Done::Fetched { address, lane, asked, answer }
+            }
+            Err(_) => Done::Slow(self),
+        }
+    }
 }
 
 impl Consumer {
@@ -106,14 +137,22 @@ impl Consumer {
             wanted.push((asking.key.clone(), spec));
             asked.push(asking);
         }
-        if asked.is_empty() {
-            return;
+        // One look-up for each leader, so that one that is gone holds nobody else up.
+        let mut by_leader: BTreeMap<Option<Arc<str>>, Lookup> = BTreeMap::new();
+        for (asking, wanted) in asked.into_iter().zip(wanted) {
+            let topic = self.cluster.cached(&asking.key.0);
+            let leader = topic.as_ref().and_then(|topic| topic.leader(asking.key.1)).cloned();
+            let (asked, all) = by_leader.entry(leader).or_default();
+            asked.push(asking);
+            all.push(wanted);
         }
-        let cluster = Arc::clone(&self.cluster);
-        self.in_flight.push(Box::pin(async move {
-            let results = list_offsets(&cluster, &wanted, LOOKUP_TIMEOUT_MS).await;
-            Done::Resolved { asked, results }
-        }));
+        for (asked, wanted) in by_leader.into_values() {
+            let cluster = Arc::clone(&self.cluster);
+            self.in_flight.push(Box::pin(async move {
+                let results = list_offsets(&cluster, &wanted, LOOKUP_TIMEOUT_MS).await;
+                Done::Resolved { asked, results }
+            }));
+        }
     }
 
     /// One fetch for all partitions of a shard that want one, if at least half of the shard's share is free.
@@ -131,12 +170,14 @@ impl Consumer {
                 continue;
             }
             assigned.under_way = true;
+            // The epoch fences a leader that does not know yet that it is deposed.
+            let leader = topic.partitions.get(assigned.partition as usize);
             partitions.push(FetchPartition {
                 from: PartitionRef::by_id(topic.id.0, assigned.partition),
                 fetch_offset: assigned.fetch_offset.0,
                 max_bytes: self.config.fetch_partition_bytes_max,
-                leader_epoch: None,
-                last_epoch: None,
+                leader_epoch: leader.map(|leader| leader.leader_epoch),
+                last_epoch: assigned.fetched_epoch,
             });
             asked.push(assigned.asking(Some(topic.id)));
         }
@@ -151,11 +192,33 @@ impl Consumer {
             partitions,
         };
         self.busy.insert((Arc::clone(&address), lane));
-        let pool = Arc::clone(&self.pools[lane]);
-        self.in_flight.push(Box::pin(async move {
-            let answer = exchange(&pool, &address, &request).await;
-            Done::Fetched { address, lane, asked, answer }
-        }));
+        let limit_ms = u64::from(self.config.fetch_max_wait_ms) + SLOW_MS;
+        let answer = exchange(Arc::clone(&self.pools[lane]), Arc::clone(&address), request);
+        let waiting = Waiting { address, lane, asked, answer: Box::pin(answer) };
+        self.in_flight.push(Box::pin(waiting.wait(limit_ms)));
+    }
+
+    /// A fetch is not answered: partitions that have another leader by now are asked there, the others are waited for.
+    fn slow(&mut self, waiting: Waiting) {
+        let mut topics: Vec<Arc<str>> = Vec::new();
+        for asked in &waiting.asked {
+            let Some(index) = self.asker(asked) else { continue };
+            let (name, partition) = &asked.key;
+            if !topics.contains(name) {
+                topics.push(Arc::clone(name));
+            }
+            let topic = self.cluster.cached(name);
+            let leader = topic.as_ref().and_then(|topic| topic.leader(*partition));
+            if leader.is_some_and(|leader| *leader != waiting.address) {
+                // Its answer, should it come, counts no more.
+                self.partitions[index].generation += 1;
+                self.partitions[index].under_way = false;
+            }
+        }
+        for topic in topics {
+            self.refresh(topic);
+        }
+        self.in_flight.push(Box::pin(waiting.wait(SLOW_TICK_MS)));
     }
 
     fn refresh(&mut self, topic: Arc<str>) {
@@ -181,6 +244,7 @@ impl Consumer {
                 self.fetched(&address, &asked, answer);
                 self.busy.remove(&(address, lane));
             }
+            Done::Slow(waiting) => self.slow(waiting),
             Done::Refreshed { topic, result } => {
                 self.refreshing.remove(&topic);
                 if let Err(error) = result {
@@ -285,11 +349,19 @@ impl Consumer {
         if let Some(end) = result.high_watermark {
             assigned.high_watermark = Some(Offset(end));
         }
+        if let Some(diverged) = result.diverged {
+            let reset_to = Offset(diverged.end_offset);
+            if let Some(position) = assigned.truncated(diverged.epoch, reset_to) {
+                let (topic, partition) = (Arc::clone(&assigned.topic), assigned.partition);
+                self.errors.push_back(ConsumeError::Truncated { topic, partition, position, reset_to });
+            }
+            return Ok(());
+        }
         if !batches.is_empty() {
-            let next = end_of(&batches).unwrap_or_else(|| asked.offset.advance(1));
+            let (next, epoch) = end_of(&batches).unwrap_or_else(|| (asked.offset.advance(1), None));
             // Batches that all lie below what was asked for cannot be placed; `next_record` reports the rest.
             if next > assigned.fetch_offset {
-                assigned.take_in(batches, next);
+                assigned.take_in(batches, next, epoch);
             } else {
                 return Err(
                     Failure::new(ErrorCode::Unknown, "the batches end below the offset asked for").into()
@@ -350,7 +422,7 @@ impl Consumer {
     fn try_later(&mut self, index: usize, error: &RequestError, now_ms: u64) {
         let assigned = &mut self.partitions[index];
         assigned.attempts += 1;
-        let pause = RetryPolicy::default().backoff_ms(assigned.attempts, rand::random::<f64>());
+        let pause = RetryPolicy::default().backoff_ms(assigned.attempts, true, rand::random::<f64>());
         assigned.not_before_ms = now_ms + pause;
         let since = *assigned.failing_since_ms.get_or_insert(now_ms);
         tracing::debug!(topic = %assigned.topic, partition = assigned.partition, %error, "fetch failed");
@@ -372,20 +444,21 @@ impl AssignedPartition {
     }
 }
 
-/// The offset behind the last batch whose header can be read.
-fn end_of(batches: &Bytes) -> Option<Offset> {
+/// The offset behind the last batch whose header can be read, and its leader epoch.
+fn end_of(batches: &Bytes) -> Option<(Offset, Option<u32>)> {
     let parts = [&batches[..]];
-    BatchWalk::new(&parts).map_while(Result::ok).last().map(|span| span.header.next_offset())
+    let last = BatchWalk::new(&parts).map_while(Result::ok).last()?;
+    Some((last.header.next_offset(), last.header.leader_epoch.map(|epoch| epoch.0)))
 }
 
 async fn exchange(
-    pool: &ConnectionPool,
-    address: &Arc<str>,
-    request: &FetchRequest,
+    pool: Arc<ConnectionPool>,
+    address: Arc<str>,
+    request: FetchRequest,
 ) -> Result<Answer<FetchResponse>, RequestError> {
-    let (connection, _) = pool.get(address).await?;
+    let (connection, _) = pool.get(&address).await?;
     let timeout_ms = pool.options().request_timeout_ms + u64::from(request.max_wait_ms);
-    let answer = connection.call_within(request, Vec::new(), timeout_ms).await?;
+    let answer = connection.call_within(&request, Vec::new(), timeout_ms).await?;
     if answer.message.throttle_ms > 0 {
         tokio::time::sleep(Duration::from_millis(u64::from(answer.message.throttle_ms))).await;
     }

@@ -68,6 +68,8 @@ pub(super) struct AssignedPartition {
     pub position: Offset,
     /// The next offset to ask for.
     pub fetch_offset: Offset,
+    /// Leader epoch of the last batch before `fetch_offset`, if it was fetched from here.
+    pub fetched_epoch: Option<u32>,
     pub high_watermark: Option<Offset>,
     /// Nothing is asked before (back-off).
     pub not_before_ms: u64,
@@ -79,6 +81,8 @@ pub(super) struct AssignedPartition {
     fetched_bytes: usize,
     /// A batch that came damaged is asked for once more.
     damaged_at: Option<Offset>,
+    /// Leader epoch of the last batch that `position` is in or behind.
+    position_epoch: Option<u32>,
 }
 
 impl AssignedPartition {
@@ -93,6 +97,7 @@ impl AssignedPartition {
             topic_id: None,
             position: Offset::ZERO,
             fetch_offset: Offset::ZERO,
+            fetched_epoch: None,
             high_watermark: None,
             not_before_ms: 0,
             attempts: 0,
@@ -101,6 +106,7 @@ impl AssignedPartition {
             fetched: VecDeque::new(),
             fetched_bytes: 0,
             damaged_at: None,
+            position_epoch: None,
         };
         assigned.seek(start);
         assigned
@@ -117,6 +123,7 @@ impl AssignedPartition {
         };
         self.topic_id = None;
         self.damaged_at = None;
+        self.position_epoch = None;
         self.succeeded();
         self.not_before_ms = 0;
         self.drop_buffer();
@@ -130,12 +137,24 @@ impl AssignedPartition {
         self.fetched.clear();
         self.fetched_bytes = 0;
         self.fetch_offset = self.position;
+        self.fetched_epoch = self.position_epoch;
+    }
+
+    /// The leader's log leaves what was read here at `end`, where its `epoch` ends: reading goes on from there. Returns
+    /// where it was if records were handed out that are gone.
+    pub(super) fn truncated(&mut self, epoch: u32, end: Offset) -> Option<Offset> {
+        let was = self.position;
+        self.position = self.position.min(end);
+        self.position_epoch = Some(epoch);
+        self.drop_buffer();
+        (end < was).then_some(was)
     }
 
     /// The start was found.
     pub(super) fn resolved(&mut self, offset: Offset) {
         self.stage = Stage::Reading;
         self.position = offset;
+        self.position_epoch = None;
         self.under_way = false;
         self.drop_buffer();
         self.succeeded();
@@ -165,12 +184,13 @@ impl AssignedPartition {
         self.is_readable() && !self.under_way && self.not_before_ms <= now_ms
     }
 
-    /// Takes in fetched batches; `next` is the offset behind the last of them.
-    pub(super) fn take_in(&mut self, batches: Bytes, next: Offset) {
+    /// Takes in fetched batches; `next` is the offset behind the last of them, `epoch` its leader epoch.
+    pub(super) fn take_in(&mut self, batches: Bytes, next: Offset, epoch: Option<u32>) {
         assert!(next > self.fetch_offset, "a fetch goes forward");
         self.fetched_bytes += batches.len();
         self.fetched.push_back(batches);
         self.fetch_offset = next;
+        self.fetched_epoch = epoch.or(self.fetched_epoch);
     }
 
     /// The next record of the buffer.
@@ -196,6 +216,7 @@ impl AssignedPartition {
                         self.fetched.pop_front();
                     }
                     self.opened = opened.records.into();
+                    self.position_epoch = opened.leader_epoch.or(self.position_epoch);
                     if self.opened.is_empty() {
                         self.position = self.position.max(opened.next_offset);
                     }
@@ -249,8 +270,8 @@ mod tests {
     #[test]
     fn records_come_in_order_and_the_position_follows() {
         let mut partition = reading(1);
-        partition.take_in(batch(0, 3), Offset(3));
-        partition.take_in(batch(3, 2), Offset(5));
+        partition.take_in(batch(0, 3), Offset(3), None);
+        partition.take_in(batch(3, 2), Offset(5), None);
         assert!(partition.has_buffered());
         assert_eq!(partition.next_record(1 << 20).expect("sound").map(|r| r.offset), Some(Offset(1)));
         assert_eq!(partition.position, Offset(2));
@@ -262,7 +283,7 @@ mod tests {
     #[test]
     fn a_seek_starts_a_new_generation_with_an_empty_buffer() {
         let mut partition = reading(0);
-        partition.take_in(batch(0, 3), Offset(3));
+        partition.take_in(batch(0, 3), Offset(3), None);
         let generation = partition.generation;
         partition.under_way = true;
         partition.seek(StartAt::Offset(Offset(1)));
@@ -276,20 +297,37 @@ mod tests {
     }
 
     #[test]
+    fn what_was_given_up_is_told_only_if_it_was_handed_out() {
+        let mut partition = reading(0);
+        partition.take_in(batch(0, 3), Offset(3), Some(1));
+        partition.take_in(batch(3, 2), Offset(5), Some(2));
+        assert_eq!(partition.fetched_epoch, Some(2));
+        assert!(partition.next_record(1 << 20).expect("sound").is_some());
+        assert_eq!(partition.truncated(1, Offset(3)), None, "what is gone was never seen");
+        assert_eq!((partition.position, partition.fetch_offset), (Offset(1), Offset(1)));
+        partition.take_in(batch(0, 3), Offset(3), Some(1));
+        assert_eq!(offsets(&mut partition), [1, 2]);
+        assert_eq!(partition.truncated(0, Offset(2)), Some(Offset(3)));
+        assert_eq!((partition.position, partition.fetched_epoch), (Offset(2), Some(0)));
+        partition.seek(StartAt::Offset(Offset(1)));
+        assert_eq!(partition.fetched_epoch, None, "nothing is known of what lies before");
+    }
+
+    #[test]
     fn a_damaged_batch_is_fetched_once_more_before_it_is_an_error() {
         let mut damaged = batch(0, 3).to_vec();
         damaged[70] ^= 1;
         let damaged = Bytes::from(damaged);
         let mut partition = reading(0);
-        partition.take_in(damaged.clone(), Offset(3));
+        partition.take_in(damaged.clone(), Offset(3), None);
         assert!(partition.next_record(1 << 20).expect("asked again").is_none());
         assert_eq!((partition.fetch_offset, partition.stage), (Offset(0), Stage::Reading));
-        partition.take_in(damaged, Offset(3));
+        partition.take_in(damaged, Offset(3), None);
         let error = partition.next_record(1 << 20).expect_err("damaged again");
         assert!(matches!(error, ConsumeError::BadBatch { offset: Offset(0), .. }), "{error}");
         assert_eq!(partition.stage, Stage::Failed);
         partition.seek(StartAt::Offset(Offset(0)));
-        partition.take_in(batch(0, 3), Offset(3));
+        partition.take_in(batch(0, 3), Offset(3), None);
         assert_eq!(offsets(&mut partition), [0, 1, 2]);
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct AccumulatorLimits {
     pub linger_ms: u64,
     /// Most bytes of one partition in one request.
     pub partition_request_bytes_max: usize,
+    /// Most batches of one partition in one request: the server remembers so many of an idempotent producer.
+    pub partition_request_batches_max: usize,
     /// A batch older than this that is not on its way has failed.
     pub delivery_timeout_ms: u64,
     /// Whether anybody wants the tags back.
@@ -54,6 +56,11 @@ pub(crate) struct Batch {
     pub created_ms: u64,
     pub deadline_ms: u64,
     pub attempts: u32,
+    /// The request in which it was sent first. Tried again, the batches of one request stay together and alone: an
+    /// idempotent producer repeats a request as it was.
+    pub sent_with: Option<u64>,
+    /// The producer id that its bytes carry.
+    pub stamped_by: Option<i64>,
     pub tags: Vec<u64>,
     /// Whether an attempt may have reached the log though no answer came.
     pub maybe_appended: bool,
@@ -122,11 +129,13 @@ impl PartitionQueue {
 pub(crate) struct Accumulator {
     limits: AccumulatorLimits,
     queues: HashMap<PartitionKey, PartitionQueue>,
+    /// How many requests have been taken.
+    requests: u64,
 }
 
 impl Accumulator {
     pub(crate) fn new(limits: AccumulatorLimits) -> Self {
-        Self { limits, queues: HashMap::new() }
+        Self { limits, queues: HashMap::new(), requests: 0 }
     }
 
     /// Adds a record to the open batch of its partition, closing that first if the record does not fit.
@@ -209,8 +218,10 @@ impl Accumulator {
             if with_open {
                 batches.extend(queue.open.take());
             }
+            self.requests += 1;
             for batch in &mut batches {
                 batch.attempts += 1;
+                batch.sent_with.get_or_insert(self.requests);
             }
             queue.in_flight = batches.iter().map(|batch| Arc::clone(&batch.cell)).collect();
             sends.push(PartitionSend { key, batches });
@@ -334,6 +345,8 @@ impl Batch {
             created_ms: now_ms,
             deadline_ms: now_ms.saturating_add(limits.delivery_timeout_ms),
             attempts: 0,
+            sent_with: None,
+            stamped_by: None,
             tags: Vec::new(),
             maybe_appended: false,
             last_error: None,
@@ -348,6 +361,11 @@ impl PartitionQueue {
     /// The first batch always goes; a batch larger than `batch_bytes` (one huge record) goes alone, so that the
     /// server's refusal of it does not hit its neighbours.
     fn plan(&self, limits: &AccumulatorLimits, now_ms: u64) -> (usize, bool, usize) {
+        if let Some(request) = self.closed.front().and_then(|batch| batch.sent_with) {
+            let again = self.closed.iter().take_while(|batch| batch.sent_with == Some(request));
+            let (count, bytes) = again.fold((0, 0), |(count, bytes), batch| (count + 1, bytes + batch.bytes));
+            return (count, false, bytes);
+        }
         let mut bytes = 0;
         let mut count = 0;
         let fits = |bytes: usize, batch: &Batch| {
@@ -356,7 +374,7 @@ impl PartitionQueue {
                     && bytes + batch.bytes <= limits.partition_request_bytes_max)
         };
         for batch in &self.closed {
-            if !fits(bytes, batch) {
+            if !fits(bytes, batch) || count >= limits.partition_request_batches_max {
                 return (count, false, bytes);
             }
             count += 1;
@@ -366,7 +384,11 @@ impl PartitionQueue {
             }
         }
         match &self.open {
-            Some(open) if open.created_ms + limits.linger_ms <= now_ms && fits(bytes, open) => {
+            Some(open)
+                if open.created_ms + limits.linger_ms <= now_ms
+                    && fits(bytes, open)
+                    && count < limits.partition_request_batches_max =>
+            {
                 (count, true, bytes + open.bytes)
             }
             _ => (count, false, bytes),

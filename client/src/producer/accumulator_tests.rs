@@ -6,6 +6,7 @@ const LIMITS: AccumulatorLimits = AccumulatorLimits {
     batch_bytes: 200,
     linger_ms: 10,
     partition_request_bytes_max: 500,
+    partition_request_batches_max: 3,
     delivery_timeout_ms: 1_000,
     keep_tags: true,
 };
@@ -66,6 +67,22 @@ fn closed_batches_travel_together_up_to_the_limit_of_a_request() {
 }
 
 #[test]
+fn a_request_is_repeated_as_it_was_and_has_few_batches() {
+    let mut accumulator =
+        Accumulator::new(AccumulatorLimits { partition_request_bytes_max: 5_000, ..LIMITS });
+    for tag in 0..6 {
+        push(&mut accumulator, 0, tag, 100, 0);
+    }
+    let first = sends(&mut accumulator, 1).pop().expect("one partition");
+    assert_eq!(tags(&first), (0, vec![vec![0], vec![1], vec![2]]));
+    accumulator.give_back(&key(0), first.batches, 2);
+    let second = sends(&mut accumulator, 2).pop().expect("one partition");
+    assert_eq!(tags(&second), (0, vec![vec![0], vec![1], vec![2]]));
+    accumulator.completed(&key(0));
+    assert_eq!(drain(&mut accumulator, 50), [(0, vec![vec![3], vec![4], vec![5]])]);
+}
+
+#[test]
 fn a_huge_record_leaves_alone() {
     let mut accumulator = Accumulator::new(LIMITS);
     push(&mut accumulator, 0, 1, 20, 0);
@@ -92,9 +109,10 @@ fn a_retried_batch_goes_before_everything_that_came_later() {
     assert_eq!(accumulator.next_wake_ms(), Some(50));
     assert_eq!(drain(&mut accumulator, 49), []);
     let again = sends(&mut accumulator, 50);
-    assert_eq!(tags(&again[0]), (0, vec![vec![1], vec![2]]));
-    let attempts: Vec<u32> = again[0].batches.iter().map(|batch| batch.attempts).collect();
-    assert_eq!(attempts, [2, 1]);
+    assert_eq!(tags(&again[0]), (0, vec![vec![1]]), "as it was, and nothing with it");
+    assert_eq!(again[0].batches[0].attempts, 2);
+    accumulator.completed(&key(0));
+    assert_eq!(drain(&mut accumulator, 50), [(0, vec![vec![2], vec![3]])]);
 }
 
 #[test]

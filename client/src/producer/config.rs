@@ -36,6 +36,9 @@ pub struct ProducerConfig {
     pub request_bytes_max: usize,
     /// Requests on their way to one shard, each for other partitions.
     pub in_flight_requests_max: usize,
+    /// Whether a batch that is sent again is recognized by the server, so that a lost ack makes no copy. Each producer has
+    /// a random identity of its own for that. Without effect with `acks` 0.
+    pub idempotent: bool,
     /// Called with the outcome of each batch, in order per partition.
     pub on_delivery: Option<ReportCallback>,
     /// Called with each failure that is waited out: for whoever would tell a person why nothing moves.
@@ -56,6 +59,7 @@ impl Default for ProducerConfig {
             partition_request_bytes_max: 2 << 20,
             request_bytes_max: 4 << 20,
             in_flight_requests_max: 8,
+            idempotent: true,
             on_delivery: None,
             on_retry: None,
         }
@@ -76,6 +80,7 @@ impl std::fmt::Debug for ProducerConfig {
             .field("partition_request_bytes_max", &self.partition_request_bytes_max)
             .field("request_bytes_max", &self.request_bytes_max)
             .field("in_flight_requests_max", &self.in_flight_requests_max)
+            .field("idempotent", &self.idempotent)
             .finish_non_exhaustive()
     }
 }

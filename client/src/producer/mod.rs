@@ -5,12 +5,15 @@
 //! Invariant: records of one partition are appended in the order in which `send` took them, and reported in that
 //! order, with any number of retries (one request per partition is on its way at a time).
 //! Invariant: memory held by records that are not acked stays under `buffer_bytes_max`; at the limit `send` waits.
-//! Delivery is at least once: a record whose ack was lost is sent again.
+//! Delivery: a record whose ack was lost is sent again, and the server recognizes it (`sequences`), unless the producer
+//! gave it up in between.
 
 pub(crate) mod accumulator;
 mod config;
 mod delivery;
+mod request;
 mod sender;
+mod sequences;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,6 +31,9 @@ pub use self::delivery::{
 use crate::cluster::{Cluster, PartitionKey, Topic};
 use crate::error::SendError;
 use crate::partitioner::Partitioner;
+
+/// Batches of an idempotent producer that a server remembers of each partition, as Kafka's.
+const IDEMPOTENT_BATCHES_MAX: usize = 5;
 
 /// What a record costs besides its key, value and headers: lengths, deltas, its tag.
 const RECORD_OVERHEAD_BYTES: usize = 32;
@@ -102,6 +108,11 @@ impl Producer {
             batch_bytes: config.batch_bytes,
             linger_ms: config.linger_ms,
             partition_request_bytes_max: config.partition_request_bytes_max,
+            partition_request_batches_max: if config.idempotent {
+                IDEMPOTENT_BATCHES_MAX
+            } else {
+                usize::MAX
+            },
             delivery_timeout_ms: config.delivery_timeout_ms,
             keep_tags: config.on_delivery.is_some(),
         };
@@ -170,6 +181,7 @@ impl Producer {
                 attempts,
                 now_ms: self.shared.now_ms(),
                 deadline_ms,
+                is_failover: true,
                 jitter: rand::random::<f64>(),
             };
             match retry.decide(failed) {

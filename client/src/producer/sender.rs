@@ -12,55 +12,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use corelog_engine::Offset;
 use corelog_engine::batch::BatchFields;
-use corelog_engine::{Offset, TimestampMs};
-use corelog_schemas::messages::{Acks, PartitionRef, ProducePartition, ProduceRequest, Produced};
+use corelog_schemas::messages::{Acks, PartitionRef, ProducePartition, ProduceRequest};
 use corelog_schemas::{ErrorCode, Failure};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::ProducerShared;
-use super::accumulator::{Batch, BatchBody, PartitionSend};
+use super::accumulator::{Batch, PartitionSend};
 use super::delivery::{BatchAck, DeliveryReport, RetryNotice};
+use super::request::{Done, SLOW_MS, SLOW_TICK_MS, Waiting};
+use super::sequences::{Sequences, finish};
 use crate::cluster::PartitionKey;
-use crate::compression::{Compression, compress};
 use crate::error::{DeliveryError, RequestError, is_stale_metadata};
 use crate::pool::ConnectionPool;
 use crate::retry::{FailedAttempt, RetryDecision};
 
 /// How often to look again while a shard has all the requests on their way that it may have.
 const BUSY_TICK_MS: u64 = 20;
-/// Room for the head of a request in the server's largest frame.
-const HEAD_ROOM_BYTES: usize = 64 << 10;
 /// Longest time that we ask the server to wait for replicas; our own timeout is a little longer.
 const SERVER_TIMEOUT_SHARE: u64 = 9;
 
 type InFlight = FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>;
-
-/// What a request is told about: one result per partition, in order.
-type Results = Result<Answered, RequestError>;
-
-struct Answered {
-    throttle_ms: u32,
-    partitions: Vec<Result<BatchAck, Failure>>,
-}
-
-enum Done {
-    Request {
-        address: Arc<str>,
-        sends: Vec<PartitionSend>,
-        results: Results,
-    },
-    /// The request would not fit a frame of the server: nothing was sent.
-    TooLarge {
-        address: Arc<str>,
-        sends: Vec<PartitionSend>,
-        bytes_max: usize,
-    },
-    Refreshed {
-        topic: Arc<str>,
-    },
-}
 
 struct Sender {
     shared: Arc<ProducerShared>,
@@ -71,6 +45,7 @@ struct Sender {
     /// Shards that asked us to wait, and until when.
     throttled: HashMap<Arc<str>, u64>,
     refreshing: HashSet<Arc<str>>,
+    sequences: Sequences,
     request_bytes_max: usize,
 }
 
@@ -82,6 +57,7 @@ pub(super) async fn run(shared: Arc<ProducerShared>) {
         requests: HashMap::new(),
         throttled: HashMap::new(),
         refreshing: HashSet::new(),
+        sequences: Sequences::default(),
         request_bytes_max: shared.config.request_bytes_max,
         shared,
     };
@@ -190,7 +166,7 @@ impl Sender {
             let address = leaders.remove(&send.key).expect("accepted above");
             by_shard.entry(address).or_default().push(send);
         }
-        let backoff_ms = self.shared.config.retry.backoff_ms.max(1);
+        let backoff_ms = (self.shared.config.retry.failover_backoff_ms_max / 2).max(1);
         for (key, _) in &leaderless {
             queues.accumulator.postpone(key, now_ms + backoff_ms);
         }
@@ -228,7 +204,7 @@ impl Sender {
         for send in &mut sends {
             let mut records_bytes = 0;
             for batch in &mut send.batches {
-                let bytes = finish(batch, self.shared.config.compression);
+                let bytes = self.finish(&send.key, batch);
                 records_bytes += bytes.len();
                 payload.push(bytes);
             }
@@ -247,7 +223,43 @@ impl Sender {
             partitions,
         };
         let pool = Arc::clone(&self.pool);
-        self.in_flight.push(Box::pin(exchange(pool, address, request, payload, sends)));
+        let waiting = Waiting::new(pool, address, request, payload, sends);
+        self.in_flight.push(Box::pin(waiting.wait(SLOW_MS)));
+    }
+
+    fn finish(&mut self, key: &PartitionKey, batch: &mut Batch) -> Bytes {
+        let config = &self.shared.config;
+        if config.idempotent && config.acks != Acks::None {
+            return self.sequences.finish(key, batch, config.compression);
+        }
+        finish(batch, config.compression, &BatchFields::default())
+    }
+
+    /// A request is not answered: its partitions may have another leader by now, that has to get them.
+    fn slow(&mut self, mut waiting: Waiting) {
+        let topics: HashSet<Arc<str>> = waiting.sends().map(|send| Arc::clone(&send.key.0)).collect();
+        for topic in topics {
+            self.refresh(topic);
+        }
+        let address = Arc::clone(&waiting.address);
+        let cluster = Arc::clone(&self.shared.cluster);
+        let moved = waiting.take_moved(|send| {
+            let topic = cluster.cached(&send.key.0);
+            topic.and_then(|topic| topic.leader(send.key.1).map(|leader| *leader != address)).unwrap_or(false)
+        });
+        if waiting.sends().next().is_some() {
+            self.in_flight.push(Box::pin(waiting.wait(SLOW_TICK_MS)));
+        } else {
+            self.request_ended(&address);
+        }
+        for send in moved {
+            self.try_again(
+                send,
+                &format!("{address} did not answer, and another leader took over"),
+                true,
+                true,
+            );
+        }
     }
 
     fn done(&mut self, done: Done) {
@@ -255,6 +267,7 @@ impl Sender {
             Done::Refreshed { topic } => {
                 self.refreshing.remove(&topic);
             }
+            Done::Slow(waiting) => self.slow(waiting),
             Done::TooLarge { address, sends, bytes_max } => {
                 self.request_ended(&address);
                 self.too_large(sends, bytes_max);
@@ -292,7 +305,7 @@ impl Sender {
         }
     }
 
-    fn acked(&self, send: PartitionSend, ack: BatchAck) {
+    fn acked(&mut self, send: PartitionSend, ack: BatchAck) {
         let mut base_offset = ack.base_offset;
         for batch in send.batches {
             let records = u64::from(batch.record_count);
@@ -307,9 +320,14 @@ impl Sender {
         if is_stale_metadata(failure.code) {
             self.refresh(Arc::clone(&send.key.0));
         }
+        if failure.code == ErrorCode::OutOfOrderSequence {
+            // The leader lacks what came before: acked with acks = 1 by a leader that is gone, or given up by an operator.
+            self.sequences.give_up(&send.key);
+        }
         if failure.code.is_retriable() {
             let maybe_appended = failure.code == ErrorCode::RequestTimedOut;
-            self.try_again(send, &failure.to_string(), maybe_appended);
+            let is_failover = is_stale_metadata(failure.code);
+            self.try_again(send, &failure.to_string(), maybe_appended, is_failover);
         } else {
             self.fail(send, &DeliveryError::Refused(failure.clone()));
         }
@@ -323,12 +341,12 @@ impl Sender {
         self.refresh(Arc::clone(&send.key.0));
         let maybe_appended =
             matches!(error, RequestError::Disconnected { .. } | RequestError::TimedOut { .. });
-        self.try_again(send, &error.to_string(), maybe_appended);
+        self.try_again(send, &error.to_string(), maybe_appended, true);
     }
 
     /// Puts batches back for another try; those whose time or tries are used up fail. Those are the oldest, so
     /// reports stay in order.
-    fn try_again(&self, send: PartitionSend, error: &str, maybe_appended: bool) {
+    fn try_again(&mut self, send: PartitionSend, error: &str, maybe_appended: bool, is_failover: bool) {
         let now_ms = self.shared.now_ms();
         let jitter = rand::random::<f64>();
         let error: Arc<str> = error.into();
@@ -337,8 +355,13 @@ impl Sender {
         for mut batch in send.batches {
             batch.maybe_appended |= maybe_appended;
             batch.last_error = Some(Arc::clone(&error));
-            let failed =
-                FailedAttempt { attempts: batch.attempts, now_ms, deadline_ms: batch.deadline_ms, jitter };
+            let failed = FailedAttempt {
+                attempts: batch.attempts,
+                now_ms,
+                deadline_ms: batch.deadline_ms,
+                is_failover,
+                jitter,
+            };
             match self.shared.config.retry.decide(failed) {
                 RetryDecision::At(at_ms) => {
                     not_before_ms = not_before_ms.max(at_ms);
@@ -363,7 +386,7 @@ impl Sender {
         }
     }
 
-    fn fail(&self, send: PartitionSend, error: &DeliveryError) {
+    fn fail(&mut self, send: PartitionSend, error: &DeliveryError) {
         for batch in send.batches {
             self.settle(&send.key, batch, Err(error.clone()));
         }
@@ -385,13 +408,17 @@ impl Sender {
             }
             for batch in &mut send.batches {
                 batch.attempts -= 1;
+                batch.sent_with = None;
             }
             self.shared.lock().accumulator.give_back(&send.key, send.batches, now_ms);
         }
     }
 
     /// Tells the outcome of a batch and gives its memory back.
-    fn settle(&self, key: &PartitionKey, batch: Batch, outcome: Result<BatchAck, DeliveryError>) {
+    fn settle(&mut self, key: &PartitionKey, batch: Batch, outcome: Result<BatchAck, DeliveryError>) {
+        if outcome.is_err() && batch.stamped_by.is_some() {
+            self.sequences.give_up(key);
+        }
         if let Some(callback) = &self.shared.config.on_delivery {
             callback(&DeliveryReport {
                 topic: &key.0,
@@ -403,61 +430,4 @@ impl Sender {
         batch.cell.set(outcome);
         self.shared.memory.add_permits(batch.reserved_bytes);
     }
-}
-
-/// The batch as it goes on the wire; made once, kept for retries.
-fn finish(batch: &mut Batch, compression: Compression) -> Bytes {
-    let finished = match &mut batch.body {
-        BatchBody::Finished(bytes) => return bytes.clone(),
-        BatchBody::Building(builder) => {
-            builder.finish_compressed(&BatchFields::default(), compression.in_batch(), |records, out| {
-                compress(compression, records, out)
-            })
-        }
-    };
-    let bytes = Bytes::from(finished.expect("a batch has records, and memory takes them all"));
-    batch.bytes = bytes.len();
-    batch.body = BatchBody::Finished(bytes.clone());
-    bytes
-}
-
-async fn exchange(
-    pool: Arc<ConnectionPool>,
-    address: Arc<str>,
-    request: ProduceRequest,
-    payload: Vec<Bytes>,
-    sends: Vec<PartitionSend>,
-) -> Done {
-    let connection = match pool.get(&address).await {
-        Ok((connection, _)) => connection,
-        Err(error) => return Done::Request { address, sends, results: Err(error.into()) },
-    };
-    let payload_bytes: usize = payload.iter().map(Bytes::len).sum();
-    let bytes_max = (connection.frame_bytes_max() as usize).saturating_sub(HEAD_ROOM_BYTES);
-    if payload_bytes > bytes_max {
-        return Done::TooLarge { address, sends, bytes_max };
-    }
-    if request.acks == Acks::None {
-        let none = BatchAck { base_offset: None, append_time: None };
-        let sent = connection.send_unanswered(&request, payload).await;
-        let partitions = sends.iter().map(|_| Ok(none)).collect();
-        let results = sent.map(|()| Answered { throttle_ms: 0, partitions });
-        return Done::Request { address, sends, results };
-    }
-    let results = match connection.call(&request, payload).await {
-        Err(error) => Err(error),
-        Ok(answer) if answer.message.partitions.len() != sends.len() => Err(RequestError::BadAnswer {
-            address: Arc::clone(&address),
-            reason: "not one result for each partition of the produce".into(),
-        }),
-        Ok(answer) => {
-            let ack = |produced: Produced| BatchAck {
-                base_offset: Some(Offset(produced.base_offset)),
-                append_time: produced.append_time_ms.map(TimestampMs),
-            };
-            let partitions = answer.message.partitions.into_iter().map(|result| result.map(ack)).collect();
-            Ok(Answered { throttle_ms: answer.message.throttle_ms, partitions })
-        }
-    };
-    Done::Request { address, sends, results }
 }

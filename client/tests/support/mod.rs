@@ -42,6 +42,8 @@ pub struct Log {
     pub faults: VecDeque<Fault>,
     /// Faults of fetches.
     pub fetch_faults: VecDeque<ErrorCode>,
+    /// What the next fetch that names an epoch is told.
+    pub diverged: Option<Divergence>,
 }
 
 impl Log {
@@ -80,6 +82,8 @@ pub struct World {
     /// Requests by api, for counting.
     pub requests: BTreeMap<u16, u32>,
     pub frame_bytes_max: u32,
+    /// Shards that take requests and answer nothing.
+    pub silent: Vec<u16>,
     next_id: u128,
 }
 
@@ -140,6 +144,11 @@ impl FakeServer {
         format!("127.0.0.1:{}", self.world().ports[0])
     }
 
+    /// Address of a shard.
+    pub fn address_of(&self, shard: usize) -> String {
+        format!("127.0.0.1:{}", self.world().ports[shard])
+    }
+
     pub async fn client(&self) -> Client {
         let mut config = ClientConfig::new([self.address()]);
         config.request_timeout_ms = 2_000;
@@ -170,6 +179,9 @@ impl FakeServer {
     /// The answer's bytes, perhaps none; `None` closes the connection.
     async fn answer(&self, frame: Frame<'_>, shard: u16) -> Option<Vec<u8>> {
         *self.world().requests.entry(frame.prefix.api).or_default() += 1;
+        if self.world().silent.contains(&shard) {
+            std::future::pending::<()>().await;
+        }
         let api = Api::from_number(frame.prefix.api).expect("a known api");
         let id = frame.prefix.correlation_id;
         let length = frame.prefix.payload_bytes();
@@ -306,6 +318,13 @@ impl FakeServer {
             let mut partitions = Vec::new();
             for partition in &request.partitions {
                 let before = payload.len();
+                if let Some(diverged) = self.diverged(partition, shard) {
+                    partitions.push(FetchPartitionResult {
+                        diverged: Some(diverged),
+                        ..FetchPartitionResult::default()
+                    });
+                    continue;
+                }
                 let failure = self.read(partition, shard, request.max_bytes, &mut payload);
                 partitions.push(FetchPartitionResult {
                     failure: failure.clone().err(),
@@ -316,7 +335,7 @@ impl FakeServer {
                     diverged: None,
                 });
             }
-            let failed = partitions.iter().any(|partition| partition.failure.is_some());
+            let failed = partitions.iter().any(|p| p.failure.is_some() || p.diverged.is_some());
             if failed || !payload.is_empty() || tokio::time::Instant::now() >= deadline {
                 return (FetchResponse { throttle_ms: 0, partitions }, payload);
             }
@@ -325,6 +344,12 @@ impl FakeServer {
                 () = tokio::time::sleep_until(deadline) => {}
             }
         }
+    }
+
+    fn diverged(&self, wanted: &FetchPartition, shard: u16) -> Option<Divergence> {
+        wanted.last_epoch?;
+        let mut world = self.world();
+        world.log(&wanted.from, shard).ok()?.diverged.take()
     }
 
     fn read(

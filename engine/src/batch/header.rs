@@ -281,6 +281,20 @@ fn stamp_append_time(header: &mut [u8; HEADER_BYTES], at: TimestampMs) {
     put(header, CRC_AT, crc.to_be_bytes());
 }
 
+/// Makes a whole batch that of an idempotent producer, at `base_sequence`, with a new checksum.
+///
+/// Cost: one pass over the batch.
+///
+/// # Panics
+/// If `batch` is shorter than a header.
+pub fn stamp_producer(batch: &mut [u8], producer_id: i64, producer_epoch: i16, base_sequence: i32) {
+    let header: &mut [u8; HEADER_BYTES] = batch.first_chunk_mut().expect("a whole batch has a header");
+    put(header, PRODUCER_ID_AT, producer_id.to_be_bytes());
+    put(header, PRODUCER_EPOCH_AT, producer_epoch.to_be_bytes());
+    put(header, BASE_SEQUENCE_AT, base_sequence.to_be_bytes());
+    seal(batch);
+}
+
 /// Writes the checksum of `batch` (whole) into its header.
 pub(crate) fn seal(batch: &mut [u8]) {
     let crc = crc32c::crc32c(&batch[CRC_START..]);

@@ -23,6 +23,7 @@ pub use attributes::{Attributes, Compression, TimestampType};
 pub use builder::{BatchBuilder, BatchFields, BuildError, FinishError, NewRecord, RECORD_BYTES_MAX};
 pub use header::{
     BatchHeader, CRC_START, HEADER_BYTES, HeaderError, NO_PRODUCER_ID, SIZE_PREFIX_BYTES, Stamp, stamp,
+    stamp_producer,
 };
 pub use record::{HeaderIter, Record, RecordError, RecordHeader, RecordIter};
 pub use stamped::{StampedBatches, StampedError, StampedLimits};

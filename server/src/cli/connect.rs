@@ -13,10 +13,10 @@ use super::{CliError, CliResult, Exit};
 /// Which server.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServerArgs {
-    /// Address of any shard of any node.
+    /// Addresses of shards of some nodes, with commas between them: the first that answers tells of the others.
     #[arg(
         long,
-        value_name = "HOST:PORT",
+        value_name = "HOST:PORT,...",
         default_value = "127.0.0.1:9700",
         env = "CORELOG_SERVER",
         global = true
@@ -27,8 +27,9 @@ pub struct ServerArgs {
 impl ServerArgs {
     /// Connects, or says what to do.
     pub async fn connect(&self, client_id: &str) -> CliResult<Client> {
-        check_address(&self.server)?;
-        let mut config = ClientConfig::new([self.server.as_str()]);
+        let addresses: Vec<&str> = self.server.split(',').map(str::trim).collect();
+        addresses.iter().try_for_each(|address| check_address(address))?;
+        let mut config = ClientConfig::new(addresses);
         config.client_id = format!("corelog {client_id}");
         Client::connect(config).await.map_err(|error| request_error("cannot reach the server", &error))
     }
@@ -39,7 +40,7 @@ fn check_address(address: &str) -> CliResult {
     match port.map(str::parse::<u16>) {
         Some(Ok(port)) if port > 0 => Ok(()),
         _ => Err(CliError::usage(format!("--server {address:?} is not HOST:PORT"))
-            .advise("for example --server 127.0.0.1:9700")),
+            .advise("for example --server 127.0.0.1:9700, or --server a:9700,b:9700")),
     }
 }
 
@@ -97,6 +98,11 @@ pub fn refused(what: &str, failure: &Failure) -> CliError {
             (Exit::Failure, Some("the server's log says which disk has failed"))
         }
         E::Overloaded | E::ShuttingDown | E::MetadataUnavailable => (Exit::Failure, Some("try again later")),
+        E::UnknownNode => (Exit::NotFound, Some("`corelog cluster status` shows all nodes")),
+        E::InvalidReplica => (Exit::Refused, Some("`corelog topic describe` shows who has a replica")),
+        E::NotEnoughReplicas => {
+            (Exit::Refused, Some("`corelog cluster status` shows which replicas are not in sync"))
+        }
         _ => (Exit::Refused, None),
     };
     let message = if failure.message.is_empty() { failure.code.text() } else { &failure.message };
@@ -159,6 +165,8 @@ pub fn consume_error(error: &ConsumeError) -> CliError {
                 None => error,
             }
         }
+        ConsumeError::Truncated { .. } => CliError::new(Exit::Damaged, format!("{what}: {error}"))
+            .advise("read again from there, or discard what was made of the records that are gone"),
         ConsumeError::NoSuchPartition { .. } | ConsumeError::NotAssigned { .. } => {
             CliError::new(Exit::NotFound, format!("{what}: {error}"))
         }

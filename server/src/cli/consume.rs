@@ -249,6 +249,12 @@ impl Printing {
                     request_error("still waiting for a partition", &error).report();
                     continue;
                 }
+                // Reading goes on behind what is gone; the person has to know what was.
+                Err(error @ ConsumeError::Truncated { .. }) => {
+                    self.progress.clear();
+                    consume_error(&error).report();
+                    continue;
+                }
                 Err(error) => return Err(consume_error(&error)),
             };
             for record in &records {
