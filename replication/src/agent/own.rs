@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 use crate::coordination::{Key, Op, Value, Version};
 
 /// What is stored under a key now.
+/// Stands for the session of a key that may have been made or not.
+const NO_SESSION: u64 = 0;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct There {
     pub(super) value: Value,
@@ -47,12 +50,20 @@ impl OwnKeys {
         self.made.get(key) == Some(&session)
     }
 
-    /// A commit of [`OwnKeys::missing`] for this key succeeded in this session.
-    pub(super) fn stored(&mut self, key: &str, session: u64) {
-        if self.wanted.contains_key(key) {
-            self.made.insert(key.to_owned(), session);
-        } else {
-            self.made.remove(key);
+    /// A commit of [`OwnKeys::missing`] for this key has ended in this session. What it made is remembered even if
+    /// it is not wanted any more by now: else nobody would take it away. `is_stored`: it is known to have happened.
+    pub(super) fn committed(&mut self, key: &str, session: u64, ops: &[Op], is_stored: bool) {
+        match (ops.last(), is_stored) {
+            (Some(Op::Delete { .. }), true) => {
+                self.made.remove(key);
+            }
+            (Some(Op::Create { .. } | Op::Put { .. }), true) => {
+                self.made.insert(key.to_owned(), session);
+            }
+            (Some(Op::Create { .. }), false) => {
+                self.made.entry(key.to_owned()).or_insert(NO_SESSION);
+            }
+            _ => {}
         }
     }
 
@@ -111,21 +122,38 @@ mod tests {
         assert_eq!(ops, expected);
     }
 
+    fn store(own: &mut OwnKeys, session: u64, ops: &[Op]) {
+        own.committed("/k", session, ops, true);
+    }
+
     #[test]
     fn a_key_is_made_changed_and_taken_away() {
         let mut own = OwnKeys::default();
         own.want("/k".into(), value("a"));
         check(&own, 1, None, &[create("a")]);
-        own.stored("/k", 1);
+        store(&mut own, 1, &[create("a")]);
         check(&own, 1, there("a", 0), &[]);
         own.want("/k".into(), value("b"));
         let put = Op::Put { key: "/k".into(), value: value("b"), version: Version(0) };
-        check(&own, 1, there("a", 0), &[put]);
-        own.stored("/k", 1);
+        check(&own, 1, there("a", 0), std::slice::from_ref(&put));
+        store(&mut own, 1, &[put]);
         own.drop("/k");
         check(&own, 1, there("b", 1), &[delete(1)]);
-        own.stored("/k", 1);
+        store(&mut own, 1, &[delete(1)]);
         check(&own, 1, None, &[]);
+    }
+
+    #[test]
+    fn a_key_that_is_not_wanted_any_more_when_it_was_made_is_taken_away() {
+        for is_known in [true, false] {
+            let mut own = OwnKeys::default();
+            own.want("/k".into(), value("a"));
+            own.drop("/k");
+            own.committed("/k", 1, &[create("a")], is_known);
+            check(&own, 1, there("a", 0), &[delete(0)]);
+            store(&mut own, 1, &[delete(0)]);
+            check(&own, 1, None, &[]);
+        }
     }
 
     #[test]
@@ -133,7 +161,7 @@ mod tests {
         let mut own = OwnKeys::default();
         own.want("/k".into(), value("a"));
         check(&own, 1, there("former life", 3), &[delete(3), create("a")]);
-        own.stored("/k", 1);
+        store(&mut own, 1, &[delete(3), create("a")]);
         check(&own, 2, there("a", 0), &[delete(0), create("a")]);
     }
 
@@ -141,7 +169,7 @@ mod tests {
     fn a_key_that_vanished_is_made_again() {
         let mut own = OwnKeys::default();
         own.want("/k".into(), value("a"));
-        own.stored("/k", 1);
+        store(&mut own, 1, &[create("a")]);
         check(&own, 1, None, &[create("a")]);
     }
 }

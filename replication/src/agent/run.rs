@@ -313,9 +313,8 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
             match done {
                 Done::Own { key, session, ops, result } => {
                     state.under_way.own.remove(&key);
-                    if self.settle(state, now_ms, &ops, &result) {
-                        state.own.stored(&key, session);
-                    }
+                    let is_stored = self.settle(state, now_ms, &ops, &result);
+                    state.own.committed(&key, session, &ops, is_stored);
                 }
                 Done::Seat { ops, result } => {
                     state.under_way.seat = false;
