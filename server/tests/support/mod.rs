@@ -3,6 +3,9 @@
 // Each test binary uses a part of it.
 #![allow(dead_code, reason = "shared by several test binaries")]
 
+pub(crate) mod nodes;
+pub(crate) mod zookeeper;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -33,17 +36,26 @@ pub(crate) fn directory() -> tempfile::TempDir {
 pub(crate) struct Setup {
     dirs: Vec<PathBuf>,
     cores: &'static str,
+    listen: SocketAddr,
     environment: Vec<(&'static str, String)>,
 }
 
 impl Setup {
     pub(crate) fn new(dir: &Path, cores: &'static str) -> Self {
-        Self { dirs: vec![dir.to_owned()], cores, environment: Vec::new() }
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { dirs: vec![dir.to_owned()], cores, listen, environment: Vec::new() }
     }
 
     #[must_use]
     pub(crate) fn data_dir(mut self, dir: &Path) -> Self {
         self.dirs.push(dir.to_owned());
+        self
+    }
+
+    /// Where shard 0 listens.
+    #[must_use]
+    pub(crate) fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
         self
     }
 
@@ -56,7 +68,8 @@ impl Setup {
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_corelog"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--cores", self.cores]);
+        let listen = self.listen.to_string();
+        command.args(["serve", "--listen", &listen, "--http", "127.0.0.1:0", "--cores", self.cores]);
         for dir in &self.dirs {
             command.arg("--data").arg(dir);
         }
@@ -203,7 +216,7 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("connected");
         stream.set_read_timeout(Some(PATIENCE)).expect("set");
         let mut bare = Self { stream, encoder: Encoder::default(), correlation_id: 0, shard: 0 };
