@@ -85,7 +85,8 @@ pub enum Report {
         /// How.
         sighting: Sighting,
     },
-    /// A replica that was not electable has caught up (it is in the ISR again).
+    /// A replica that may not have been electable has caught up (it is in the ISR again), or leads: an operator has
+    /// elected it.
     Verified {
         /// Which.
         replica: ReplicaId,

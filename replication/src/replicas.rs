@@ -326,7 +326,10 @@ impl<D: Disk, H: Host> Replicas<D, H> {
             .collect::<Vec<_>>();
         for partition in partitions {
             match partition.role() {
-                CurrentRole::Leading => shared.propose(&partition),
+                CurrentRole::Leading => {
+                    shared.propose(&partition);
+                    self.verify(&partition);
+                }
                 CurrentRole::Following(_) => self.verify(&partition),
                 CurrentRole::Idle => {}
             }
@@ -346,12 +349,18 @@ impl<D: Disk, H: Host> Replicas<D, H> {
         }
     }
 
-    /// Reports a replica that has caught up, once in each epoch: it may have been unverified before.
+    /// Reports a replica that has caught up or leads, once in each epoch: it may have been unverified before.
     fn verify(&self, partition: &Partition<D>) {
         let mut hosted = self.0.shared.hosted.borrow_mut();
         let Some(hosted) = hosted.get_mut(&partition.id()) else { return };
         let Some(assignment) = &hosted.assignment else { return };
-        if hosted.verified == Some(assignment.leader_epoch) || !partition.is_verified_by(assignment) {
+        if hosted.verified == Some(assignment.leader_epoch) {
+            return;
+        }
+        // Who was not electable and leads was elected by an operator: what it has is the truth now.
+        let leads =
+            partition.role() == CurrentRole::Leading && partition.leader_epoch() == assignment.leader_epoch;
+        if !leads && !partition.is_verified_by(assignment) {
             return;
         }
         hosted.verified = Some(assignment.leader_epoch);
