@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use corelog_engine::{TopicId, TopicPartition};
+use corelog_replication::cluster::ClusterState;
 use corelog_schemas::messages::{
     DataDirDescription, DescribeNodeResponse, DescribeTopicsRequest, DescribeTopicsResponse,
     ListTopicsRequest, ListTopicsResponse, PartitionDescription, ReplicaDescription, ShardDescription,
@@ -14,15 +15,13 @@ use corelog_schemas::{ErrorCode, Failure};
 use rustc_hash::FxHashMap;
 
 use super::admin::UnknownTopic;
+use super::describe_cluster::trouble_of;
 use super::snapshot::{DataDirState, PartitionMetadata, Snapshot, TopicMetadata};
 use super::stats::{PartitionStats, ShardStats};
 use super::view::View;
 
 /// Name and version of this server.
 pub const SOFTWARE: &str = concat!("corelog ", env!("CARGO_PKG_VERSION"));
-
-/// Replicas of every partition: a node alone has one.
-const REPLICATION_FACTOR: u16 = 1;
 
 /// Names topics, sorted.
 pub fn list_topics(snapshot: &Snapshot, request: &ListTopicsRequest) -> ListTopicsResponse {
@@ -31,17 +30,22 @@ pub fn list_topics(snapshot: &Snapshot, request: &ListTopicsRequest) -> ListTopi
         topic_id: topic.id.0,
         name: topic.name.to_string(),
         partitions: count(topic.partitions.len()),
-        replication_factor: REPLICATION_FACTOR,
+        replication_factor: replication_factor(topic),
     });
     ListTopicsResponse { topics: topics.collect() }
 }
 
-/// Describes topics. `set`: the options that somebody has set, by topic. `failures`: partitions that their shards
-/// cannot serve.
+/// Replicas that each partition has, where not all have the same number the least.
+fn replication_factor(topic: &TopicMetadata) -> u16 {
+    let least = topic.partitions.iter().map(|partition| partition.replicas.len()).min().unwrap_or(0);
+    u16::try_from(least).unwrap_or(u16::MAX)
+}
+
+/// Describes topics. `failures`: partitions that the shards of this node cannot serve.
 pub fn describe_topics(
     snapshot: &Snapshot,
+    cluster: &ClusterState,
     request: &DescribeTopicsRequest,
-    set: &FxHashMap<TopicId, BTreeMap<String, String>>,
     failures: &FxHashMap<TopicPartition, Failure>,
     stats: &[Option<ShardStats>],
 ) -> DescribeTopicsResponse {
@@ -55,15 +59,17 @@ pub fn describe_topics(
         let Some(topic) = topic else { return unknown(wanted) };
         let partitions = topic.partitions.iter().map(|partition| {
             let of = TopicPartition { topic: topic.id, partition: partition.id };
-            describe_partition(snapshot, partition, failures.get(&of), reported.get(&of).copied())
+            let knowledge =
+                Knowledge { cluster, of, failure: failures.get(&of), stats: reported.get(&of).copied() };
+            describe_partition(snapshot, partition, knowledge)
         });
         TopicDescription {
             failure: None,
             topic_id: Some(topic.id.0),
             name: topic.name.to_string(),
-            replication_factor: REPLICATION_FACTOR,
+            replication_factor: replication_factor(topic),
             created_ms: topic.created.0,
-            options: describe_options(topic, set.get(&topic.id)),
+            options: describe_options(topic, cluster.topics.get(&topic.id).map(|topic| &topic.options)),
             partitions: partitions.collect(),
         }
     };
@@ -99,30 +105,56 @@ fn describe_options(topic: &TopicMetadata, set: Option<&BTreeMap<String, String>
         .collect()
 }
 
+/// What is known of a partition beside the snapshot.
+#[derive(Clone, Copy)]
+struct Knowledge<'a> {
+    cluster: &'a ClusterState,
+    of: TopicPartition,
+    failure: Option<&'a Failure>,
+    stats: Option<&'a PartitionStats>,
+}
+
+impl Knowledge<'_> {
+    /// Why the replica here does not serve.
+    fn failure_here(self, dir: Option<&DataDirState>) -> Option<Failure> {
+        match (dir, self.failure, self.stats) {
+            (Some(DataDirState::Offline { reason }), _, _) => {
+                Some(Failure::new(ErrorCode::PartitionOffline, reason.as_str()))
+            }
+            (_, Some(failure), _) => Some(failure.clone()),
+            (_, None, Some(stats)) => {
+                stats.failure.as_ref().map(|reason| Failure::new(ErrorCode::StorageFailed, reason.as_str()))
+            }
+            (_, None, None) => Some(Failure::new(
+                ErrorCode::PartitionOffline,
+                "its shard has not reported it yet; ask again in a moment",
+            )),
+        }
+    }
+}
+
+/// Only the leader's node knows sizes, offsets and lags; others leave them out.
 fn describe_partition(
     snapshot: &Snapshot,
     partition: &PartitionMetadata,
-    failure: Option<&Failure>,
-    stats: Option<&PartitionStats>,
+    knowledge: Knowledge<'_>,
 ) -> PartitionDescription {
     let data_dir = partition.local.as_ref().map(|local| snapshot.data_dir(local.data_dir));
-    let failure = match (data_dir.map(|dir| &dir.state), failure, stats) {
-        (Some(DataDirState::Offline { reason }), _, _) => {
-            Some(Failure::new(ErrorCode::PartitionOffline, reason.as_str()))
-        }
-        (_, Some(failure), _) => Some(failure.clone()),
-        (_, None, Some(stats)) => {
-            stats.failure.as_ref().map(|reason| Failure::new(ErrorCode::StorageFailed, reason.as_str()))
-        }
-        (_, None, None) => Some(Failure::new(
-            ErrorCode::PartitionOffline,
-            "its shard has not reported it yet; ask again in a moment",
-        )),
+    let is_led_here = partition.led_by(snapshot.node).is_some();
+    let here = || knowledge.failure_here(data_dir.map(|dir| &dir.state));
+    let failure = match partition.leader {
+        Some(_) if is_led_here => here(),
+        Some(_) => None,
+        None => partition.local.as_ref().and_then(|_| here()).or_else(|| {
+            Some(Failure::new(ErrorCode::PartitionOffline, "nobody leads it: no replica in sync runs"))
+        }),
     };
+    let is_told = is_led_here || partition.leader.is_none();
+    let stats = knowledge.stats.filter(|_| is_told);
     PartitionDescription {
         failure,
         partition: partition.id.0,
-        leader_node: partition.leader.map_or(snapshot.node.0, |leader| leader.node.0),
+        leader_node: partition.leader.map_or(0, |leader| leader.node.0),
         leader_shard: partition.leader.map_or(0, |leader| leader.shard.0),
         leader_epoch: partition.leader_epoch.0,
         log_start_offset: stats.map(|s| s.log_start.0),
@@ -131,25 +163,35 @@ fn describe_partition(
         durable_end_offset: stats.map(|s| s.durable_end.0),
         log_bytes: stats.map_or(0, |s| s.log_bytes),
         segments: stats.map_or(0, |s| s.segments),
-        data_dir: data_dir.map_or_else(String::new, |dir| dir.path.display().to_string()),
-        replicas: describe_replicas(snapshot, partition),
+        data_dir: data_dir.filter(|_| is_told).map_or_else(String::new, |dir| dir.path.display().to_string()),
+        replicas: describe_replicas(partition, knowledge, stats),
     }
 }
 
-fn describe_replicas(snapshot: &Snapshot, partition: &PartitionMetadata) -> Vec<ReplicaDescription> {
-    let replicas = partition.replicas.iter().map(|replica| ReplicaDescription {
-        node: replica.node.0,
-        shard: match partition.leader {
-            Some(leader) if leader.node == replica.node => leader.shard.0,
-            _ => 0,
-        },
-        is_leader: partition.leader.is_some_and(|leader| leader.node == replica.node),
-        in_sync: partition.isr.contains(replica),
-        is_live: snapshot.nodes.iter().any(|node| node.node == replica.node),
-        log_end_offset: None,
-        lag_records: None,
-        lag_ms: None,
-        trouble: String::new(),
+fn describe_replicas(
+    partition: &PartitionMetadata,
+    Knowledge { cluster, of, .. }: Knowledge<'_>,
+    stats: Option<&PartitionStats>,
+) -> Vec<ReplicaDescription> {
+    let Some(record) = cluster.partitions.get(&of) else { return Vec::new() };
+    let replicas = record.replicas.iter().map(|place| {
+        let replica = place.id();
+        let is_leader = partition.leader.is_some_and(|leader| leader.node == replica.node);
+        let follower = stats
+            .and_then(|stats| stats.replica.followers.iter().find(|follower| follower.replica == replica));
+        let end = stats.map(|stats| stats.log_end.0);
+        let lag = if is_leader { end.map(|_| 0) } else { follower.map(|follower| follower.lag_records) };
+        ReplicaDescription {
+            node: replica.node.0,
+            shard: cluster.shard_of(place).unwrap_or(0),
+            is_leader,
+            in_sync: partition.isr.contains(&replica),
+            is_live: cluster.is_live(replica.node),
+            log_end_offset: end.zip(lag).map(|(end, lag)| end.saturating_sub(lag)),
+            lag_records: lag,
+            lag_ms: None,
+            trouble: trouble_of(cluster, place).map_or_else(String::new, |trouble| trouble.reason),
+        }
     });
     replicas.collect()
 }

@@ -8,14 +8,16 @@
 use std::sync::Arc;
 
 use corelog_engine::{LogId, TopicPartition};
+use corelog_net::native::ClusterChange;
 use corelog_replication::Report;
 use corelog_replication::cluster::ReplicaFault;
 use corelog_replication::coordination::Version;
 use corelog_schemas::error::Failure;
 use corelog_schemas::messages::{
-    AlterTopicOptionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeNodeResponse, DescribeTopicsRequest, DescribeTopicsResponse, ListTopicsRequest,
-    ListTopicsResponse, TopicResultsResponse,
+    AlterTopicOptionsRequest, ClusterChangeResponse, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeClusterResponse, DescribeNodeResponse,
+    DescribeTopicsRequest, DescribeTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
+    ListTopicsRequest, ListTopicsResponse, TopicResultsResponse,
 };
 
 use super::snapshot::{DataDirIndex, ShardId, Snapshot, SnapshotVersion};
@@ -148,6 +150,12 @@ pub enum AdminRequest {
     DescribeTopics(DescribeTopicsRequest, Answer<DescribeTopicsResponse>),
     /// Show this node: shards, load, disks.
     DescribeNode(Answer<DescribeNodeResponse>),
+    /// Show the cluster: nodes, and what is not well.
+    DescribeCluster(DescribeClusterRequest, Answer<DescribeClusterResponse>),
+    /// Drain or forget a node; add or remove replicas.
+    ChangeCluster(ClusterChange, Answer<ClusterChangeResponse>),
+    /// Let the preferred leaders lead, or one that lacks records.
+    ElectLeaders(ElectLeadersRequest, Answer<ElectLeadersResponse>),
 }
 
 /// The shard's end.

@@ -7,8 +7,10 @@
 pub mod admin;
 mod agent_ends;
 pub mod cleanup;
+mod cluster_requests;
 pub mod data_dir;
 pub mod describe;
+pub mod describe_cluster;
 mod grow;
 pub mod join;
 pub mod known_dirs;

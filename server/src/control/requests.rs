@@ -6,7 +6,6 @@
 //! from there, or is told that it is done.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -48,16 +47,16 @@ pub(super) struct Made {
 
 /// What a task needs to change things.
 pub(super) struct Changer<C: Coordination> {
-    agent: Agent<C, ControlClock>,
+    pub(super) agent: Agent<C, ControlClock>,
     config: std::sync::Arc<Config>,
     defaults: TopicOptions,
     /// Counts the changes under way.
-    _permit: Rc<Cell<usize>>,
+    permit: Rc<Cell<usize>>,
 }
 
 impl<C: Coordination> Drop for Changer<C> {
     fn drop(&mut self) {
-        self._permit.set(self._permit.get() - 1);
+        self.permit.set(self.permit.get() - 1);
     }
 }
 
@@ -79,6 +78,9 @@ impl<C: Coordination> Control<C> {
                 answer.send(describe::list_topics(&self.snapshot, &request));
             }
             AdminRequest::DescribeTopics(request, answer) => self.describe_topics(request, answer),
+            AdminRequest::DescribeCluster(request, answer) => self.describe_cluster(&request, answer),
+            AdminRequest::ChangeCluster(change, answer) => self.change_cluster(change, answer),
+            AdminRequest::ElectLeaders(request, answer) => self.elect_leaders(request, answer),
             AdminRequest::DescribeNode(answer) => {
                 let observer = self.observer();
                 tokio::spawn(async move {
@@ -90,7 +92,7 @@ impl<C: Coordination> Control<C> {
     }
 
     /// Room for one more change; `None` at the limit.
-    fn changer(&self) -> Option<Changer<C>> {
+    pub(super) fn changer(&self) -> Option<Changer<C>> {
         let count = self.changes.get();
         if count >= CHANGES_MAX {
             return None;
@@ -100,7 +102,7 @@ impl<C: Coordination> Control<C> {
             agent: self.agent.clone(),
             config: self.config.clone(),
             defaults: self.picture.defaults().clone(),
-            _permit: self.changes.clone(),
+            permit: self.changes.clone(),
         })
     }
 
@@ -166,16 +168,14 @@ impl<C: Coordination> Control<C> {
     }
 
     fn describe_topics(&mut self, request: DescribeTopicsRequest, answer: Answer<DescribeTopicsResponse>) {
-        let set: FxHashMap<TopicId, BTreeMap<String, String>> = self.agent.cluster(|cluster| {
-            let wanted = request.topics.iter().filter_map(|topic| admin::find(cluster, topic).ok());
-            wanted.map(|topic| (topic.id, topic.options.clone())).collect()
-        });
         let failures: FxHashMap<TopicPartition, Failure> =
             self.failures.iter().map(|(of, (_, failure))| (*of, failure.clone())).collect();
         let (snapshot, observer) = (self.snapshot.clone(), self.observer());
-        tokio::spawn(async move {
+        // A clone shares the records.
+        let cluster = self.agent.cluster(ClusterState::clone);
+        tokio::task::spawn_local(async move {
             let stats = observer.stats().await;
-            answer.send(describe::describe_topics(&snapshot, &request, &set, &failures, &stats));
+            answer.send(describe::describe_topics(&snapshot, &cluster, &request, &failures, &stats));
         });
     }
 }
@@ -203,7 +203,7 @@ impl<C: Coordination> Changer<C> {
     }
 
     /// Makes a change, or only finds out whether it could be made.
-    async fn change(
+    pub(super) async fn change(
         &self,
         is_trial: bool,
         mut decide: impl FnMut(&ClusterState) -> Result<Vec<Vec<Op>>, Failure>,

@@ -124,3 +124,87 @@ impl WireError for decide::CreatePartitionsError {
         with_code(code, self)
     }
 }
+
+impl WireError for decide::UnknownPartition {
+    fn failure(&self) -> Failure {
+        with_code(ErrorCode::UnknownTopicOrPartition, self)
+    }
+}
+
+impl WireError for decide::DrainError {
+    fn failure(&self) -> Failure {
+        let code = match self {
+            Self::UnknownNode { .. } => ErrorCode::UnknownNode,
+        };
+        with_code(code, self)
+    }
+}
+
+impl WireError for decide::ForgetNodeError {
+    fn failure(&self) -> Failure {
+        let code = match self {
+            Self::UnknownNode { .. } => ErrorCode::UnknownNode,
+            Self::Runs { .. } | Self::HasReplicas { .. } => ErrorCode::InvalidRequest,
+        };
+        with_code(code, self)
+    }
+}
+
+impl WireError for decide::AddReplicaError {
+    fn failure(&self) -> Failure {
+        let code = match self {
+            Self::Unknown(inner) => return inner.failure(),
+            Self::HasOne { .. } => ErrorCode::InvalidReplica,
+            Self::NodeUnavailable { .. } => ErrorCode::UnknownNode,
+            Self::Placement(inner) => return inner.failure(),
+        };
+        with_code(code, self)
+    }
+}
+
+impl WireError for decide::RemoveReplicaError {
+    fn failure(&self) -> Failure {
+        let code = match self {
+            Self::Unknown(inner) => return inner.failure(),
+            Self::NoReplica { .. } | Self::LastReplica | Self::LastInSync | Self::NoSuccessor => {
+                ErrorCode::InvalidReplica
+            }
+        };
+        with_code(code, self)
+    }
+}
+
+impl WireError for decide::SetReplicasError {
+    fn failure(&self) -> Failure {
+        let code = match self {
+            Self::Unknown(inner) => return inner.failure(),
+            Self::None => ErrorCode::InvalidReplicationFactor,
+            Self::Placement(inner) => return inner.failure(),
+            Self::Remove { .. } => ErrorCode::InvalidReplica,
+        };
+        with_code(code, self)
+    }
+}
+
+impl WireError for decide::ElectPreferredError {
+    fn failure(&self) -> Failure {
+        let code = match self {
+            Self::Unknown(inner) => return inner.failure(),
+            Self::Offline => ErrorCode::PartitionOffline,
+            Self::Unfit { .. } => ErrorCode::ElectionRefused,
+        };
+        with_code(code, self)
+    }
+}
+
+impl WireError for decide::ElectUncleanError {
+    fn failure(&self) -> Failure {
+        let code = match self {
+            Self::Unknown(inner) => return inner.failure(),
+            Self::CleanPossible { .. } | Self::NoReplica { .. } | Self::Unfit { .. } | Self::NobodyRuns => {
+                ErrorCode::ElectionRefused
+            }
+        };
+        with_code(code, self)
+    }
+}

@@ -119,15 +119,19 @@ impl Backend for ShardBackend {
         self.ask(AdminRequest::DescribeNode)
     }
 
-    fn describe_cluster(&self, _: &Rc<Caller>, _: DescribeClusterRequest) -> Answer<DescribeClusterResponse> {
-        Box::pin(std::future::ready(Err(ErrorCode::UnsupportedApi.into())))
+    fn describe_cluster(
+        &self,
+        _: &Rc<Caller>,
+        request: DescribeClusterRequest,
+    ) -> Answer<DescribeClusterResponse> {
+        self.ask(|answer| AdminRequest::DescribeCluster(request, answer))
     }
 
-    fn change_cluster(&self, _: &Rc<Caller>, _: ClusterChange) -> Answer<ClusterChangeResponse> {
-        Box::pin(std::future::ready(Err(ErrorCode::UnsupportedApi.into())))
+    fn change_cluster(&self, _: &Rc<Caller>, change: ClusterChange) -> Answer<ClusterChangeResponse> {
+        self.ask(|answer| AdminRequest::ChangeCluster(change, answer))
     }
 
-    fn elect_leaders(&self, _: &Rc<Caller>, _: ElectLeadersRequest) -> Answer<ElectLeadersResponse> {
-        Box::pin(std::future::ready(Err(ErrorCode::UnsupportedApi.into())))
+    fn elect_leaders(&self, _: &Rc<Caller>, request: ElectLeadersRequest) -> Answer<ElectLeadersResponse> {
+        self.ask(|answer| AdminRequest::ElectLeaders(request, answer))
     }
 }
