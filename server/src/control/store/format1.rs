@@ -11,6 +11,11 @@
 //!
 //! The tables `node`, `deleted` and `data_dirs` are read and kept by format 2 as well (`kv.rs`).
 
+#![expect(
+    clippy::result_large_err,
+    reason = "redb's errors are large; they are rare and handled one call up"
+)]
+
 use std::collections::BTreeMap;
 
 use corelog_engine::{LeaderEpoch, LogId, PartitionId, TimestampMs, TopicId, TopicPartition};

@@ -20,6 +20,11 @@
 //! All but `keys` are about this node alone and stay its own if it joins a cluster.
 //! Evolution: format 1 is taken over in one transaction (`format1.rs`); newer ones are refused.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "redb's errors are large; they are rare and handled one call up"
+)]
+
 mod disk;
 
 use std::cell::RefCell;
@@ -64,6 +69,8 @@ const WAITING_MAX: usize = 4096;
 const GROUP_ROWS_MAX: usize = 2000;
 /// Pause before a file that failed is opened again.
 const REOPEN: Duration = Duration::from_secs(1);
+/// Attempts to open it for which the log has one line.
+const ATTEMPTS_A_LINE: u32 = 30;
 
 /// What the file says about this node alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -267,12 +274,18 @@ impl Inner {
         for Waiting { answer, .. } in group.into_iter().chain(waiting) {
             let _ = answer.send(Err(CommitError::Unknown));
         }
+        let mut attempts = 0;
         let (database, loaded) = loop {
             tokio::time::sleep(REOPEN).await;
+            attempts += 1;
             let disk = self.disk.clone();
             match blocking(move || disk.reopen()).await {
                 Ok(opened) => break opened,
-                Err(error) => tracing::warn!(path = self.disk.shown(), %error, "still not"),
+                Err(error) if attempts % ATTEMPTS_A_LINE == 0 => tracing::warn!(
+                    path = self.disk.shown(), %error,
+                    "the metadata store still cannot be opened"
+                ),
+                Err(_) => {}
             }
         };
         tracing::info!(path = self.disk.shown(), "the metadata store has been opened again");
