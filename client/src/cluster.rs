@@ -263,7 +263,7 @@ impl Cluster {
 }
 
 /// `host:port`, with brackets around an IPv6 address.
-fn join(host: &str, port: u16) -> Arc<str> {
+pub(crate) fn join(host: &str, port: u16) -> Arc<str> {
     if host.contains(':') { format!("[{host}]:{port}").into() } else { format!("{host}:{port}").into() }
 }
 

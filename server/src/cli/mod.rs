@@ -5,6 +5,7 @@
 //! errors go to standard error, so that a pipe carries results alone.
 
 pub mod bench;
+pub mod cluster;
 pub mod completions;
 pub mod config;
 pub mod connect;
@@ -17,6 +18,7 @@ pub mod node;
 pub mod output;
 pub mod produce;
 pub mod record_json;
+pub mod replica;
 pub mod serve;
 pub mod topic;
 pub mod when;
@@ -47,6 +49,10 @@ enum Command {
     Consume(consume::ConsumeArgs),
     /// Show a node: shards, load, disks.
     Node(node::NodeArgs),
+    /// Show the cluster; drain a node, rebalance leaders.
+    Cluster(cluster::ClusterArgs),
+    /// Add and remove replicas of a partition.
+    Replica(replica::ReplicaArgs),
     /// Look at segment files, logs and data directories without a server.
     Inspect(inspect::InspectArgs),
     /// Check, print or document the configuration.
@@ -69,6 +75,8 @@ pub fn main() -> ExitCode {
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
         Command::Node(args) => node::run(args),
+        Command::Cluster(args) => cluster::run(args),
+        Command::Replica(args) => replica::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Config(command) => config::run(command),
         Command::Bench(args) => bench::run(args),

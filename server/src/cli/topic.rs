@@ -1,15 +1,17 @@
-//! `corelog topic`: create, list, describe, alter, add-partitions, delete-records, delete.
+//! `corelog topic`: create, list, describe, alter, add-partitions, elect-unclean, delete-records, delete.
+
+mod describe;
 
 use std::io::{IsTerminal, Write};
 
 use corelog_client::admin::{Admin, ChangedTopic};
 use corelog_client::{Failure, Offset, RequestError};
 use corelog_schemas::ErrorCode;
-use corelog_schemas::messages::{NewTopic, PartitionDescription, TopicDescription, TopicOption};
+use corelog_schemas::messages::{ElectLeader, ElectionKind, NewTopic, TopicOption};
 use serde_json::{Value, json};
 
 use super::connect::{ServerArgs, block_on, refused, request_error};
-use super::output::{Output, bytes_text, count_text, counted};
+use super::output::{Output, count_text, counted};
 use super::{CliError, CliResult, Exit};
 
 /// `corelog topic ...`
@@ -32,7 +34,7 @@ pub struct TopicArgs {
 enum TopicCommand {
     /// Create a topic.
     #[command(
-        after_help = "Example:\n  corelog topic create orders --partitions 8 --option retention_ms=86400000"
+        after_help = "Example:\n  corelog topic create orders --partitions 8 --replicas 3 --option min_insync_replicas=2"
     )]
     Create {
         /// Its name.
@@ -40,9 +42,9 @@ enum TopicCommand {
         /// How many partitions; the server's default if not given.
         #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         partitions: Option<u32>,
-        /// Replicas of each partition; the server's default if not given.
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-        replication_factor: Option<u16>,
+        /// Replicas of each partition, on as many nodes; the cluster's default if not given.
+        #[arg(long, alias = "replication-factor", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+        replicas: Option<u16>,
         /// An option of the topic; may be given several times.
         #[arg(long = "option", short = 'o', value_name = "KEY=VALUE", value_parser = key_value)]
         options: Vec<(String, String)>,
@@ -60,15 +62,18 @@ enum TopicCommand {
         #[arg(long, default_value = "")]
         prefix: String,
     },
-    /// Show topics: options, partitions, leaders, offsets, sizes.
+    /// Show topics: options, partitions, leaders, replicas and what they lack, offsets, sizes.
     #[command(after_help = "Example:\n  corelog topic describe orders --json")]
     Describe {
         /// Their names.
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Change options of a topic.
-    #[command(after_help = "Example:\n  corelog topic alter orders --set retention_ms=3600000 --reset flush")]
+    /// Change options of a topic, or its number of replicas.
+    #[command(after_help = "\
+Examples:
+  corelog topic alter orders --set retention_ms=3600000 --reset flush
+  corelog topic alter orders --replicas 3")]
     Alter {
         /// Its name.
         name: String,
@@ -78,6 +83,9 @@ enum TopicCommand {
         /// Back to the default; may be given several times.
         #[arg(long, value_name = "KEY")]
         reset: Vec<String>,
+        /// How many replicas each partition is to have; new ones are filled while everything goes on.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "validate_only")]
+        replicas: Option<u16>,
         /// Check alone, change nothing.
         #[arg(long)]
         validate_only: bool,
@@ -93,6 +101,20 @@ enum TopicCommand {
         /// Check alone, change nothing.
         #[arg(long)]
         validate_only: bool,
+    },
+    /// Let a replica lead that may lack acked records, because none that has them all can. They are given up.
+    #[command(after_help = "Example:\n  corelog topic elect-unclean orders 3 --yes-lose-data")]
+    ElectUnclean {
+        /// The topic.
+        name: String,
+        /// The partition.
+        partition: u32,
+        /// The node whose replica is to lead; the best there is if not given.
+        #[arg(long)]
+        node: Option<u32>,
+        /// You know that records may be lost, and that consumers are told to go back.
+        #[arg(long)]
+        yes_lose_data: bool,
     },
     /// Delete the records of a topic before an offset.
     #[command(
@@ -149,28 +171,32 @@ pub fn run(args: TopicArgs) -> CliResult {
 
 async fn execute(admin: &Admin, command: TopicCommand, json: bool, out: &mut Output) -> CliResult {
     match command {
-        TopicCommand::Create {
-            name,
-            partitions,
-            replication_factor,
-            options,
-            if_not_exists,
-            validate_only,
-        } => {
+        TopicCommand::Create { name, partitions, replicas, options, if_not_exists, validate_only } => {
             let topic = NewTopic {
                 name: name.clone(),
                 partitions: partitions.unwrap_or(0),
-                replication_factor: replication_factor.unwrap_or(0),
+                replication_factor: replicas.unwrap_or(0),
                 options: options.into_iter().map(|(key, value)| option(key, Some(value))).collect(),
             };
             let result = only(admin.create_topics(vec![topic], validate_only).await)?;
             create_result(&name, result, if_not_exists, validate_only, json, out)
         }
         TopicCommand::List { prefix } => list(admin, &prefix, json, out).await,
-        TopicCommand::Describe { names } => describe(admin, &names, json, out).await,
-        TopicCommand::Alter { name, set, reset, validate_only } => {
+        TopicCommand::Describe { names } => describe::describe(admin, &names, json, out).await,
+        TopicCommand::ElectUnclean { name, partition, node, yes_lose_data } => {
+            elect_unclean(admin, &name, partition, node, yes_lose_data, json, out).await
+        }
+        TopicCommand::Alter { name, set, reset, replicas, validate_only } => {
+            if let Some(replicas) = replicas {
+                set_replicas(admin, &name, replicas, json, out).await?;
+            }
             if set.is_empty() && reset.is_empty() {
-                return Err(CliError::usage("nothing to alter: give --set KEY=VALUE or --reset KEY"));
+                return match replicas {
+                    Some(_) => Ok(()),
+                    None => Err(CliError::usage(
+                        "nothing to alter: give --set KEY=VALUE, --reset KEY or --replicas N",
+                    )),
+                };
             }
             let set = set.into_iter().map(|(key, value)| option(key, Some(value)));
             let reset = reset.into_iter().map(|key| option(key, None));
@@ -262,90 +288,48 @@ async fn list(admin: &Admin, prefix: &str, json: bool, out: &mut Output) -> CliR
     out.table(&["TOPIC", "PARTITIONS", "REPLICAS"], &rows)
 }
 
-async fn describe(admin: &Admin, names: &[String], json: bool, out: &mut Output) -> CliResult {
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let topics = admin.describe_topics(&names).await;
-    let topics = topics.map_err(|error| request_error("cannot describe topics", &error))?;
-    let mut found = Vec::new();
-    for (name, topic) in names.iter().zip(topics) {
-        found.push(topic.map_err(|failure| refused(&format!("cannot describe topic {name}"), &failure))?);
+async fn set_replicas(admin: &Admin, name: &str, replicas: u16, json: bool, out: &mut Output) -> CliResult {
+    let what = format!("cannot change the replicas of topic {name}");
+    let change = admin.set_replicas(name, replicas).await.map_err(|error| request_error(&what, &error))?;
+    if json {
+        let report = json!({ "topic": name, "replicas": replicas, "was_so": change.is_unchanged });
+        return out.json(&report);
+    }
+    out.line(format!(
+        "topic {name} has {} from now on; `corelog topic describe {name}` shows how far they are",
+        counted(replicas.into(), "replica")
+    ))
+}
+
+async fn elect_unclean(
+    admin: &Admin,
+    name: &str,
+    partition: u32,
+    node: Option<u32>,
+    yes_lose_data: bool,
+    json: bool,
+    out: &mut Output,
+) -> CliResult {
+    if !yes_lose_data {
+        return Err(CliError::usage(format!(
+            "an unclean election of {name}/{partition} gives up records that were acked, for good"
+        ))
+        .advise("start a node that has them if there is one; else say --yes-lose-data"));
+    }
+    let what = format!("cannot elect a leader of {name}/{partition}");
+    let wanted = ElectLeader { topic: name.into(), partition, node };
+    let results = admin.elect_leaders(ElectionKind::Unclean, vec![wanted]).await;
+    let results = results.map_err(|error| request_error(&what, &error))?;
+    let result = results.into_iter().next();
+    let result = result.ok_or_else(|| CliError::new(Exit::Failure, "the server's answer holds no result"))?;
+    if let Some(failure) = &result.failure {
+        return Err(refused(&what, failure));
     }
     if json {
-        return out.json(&Value::Array(found.iter().map(topic_json).collect()));
+        return out.json(&super::cluster::election_json(&result));
     }
-    for (index, topic) in found.iter().enumerate() {
-        if index > 0 {
-            out.line("")?;
-        }
-        print_topic(topic, out)?;
-    }
-    Ok(())
-}
-
-fn topic_json(topic: &TopicDescription) -> Value {
-    let options: serde_json::Map<String, Value> = topic
-        .options
-        .iter()
-        .map(|o| (o.key.clone(), json!({ "value": o.value, "is_default": o.is_default })))
-        .collect();
-    let partitions: Vec<Value> = topic
-        .partitions
-        .iter()
-        .map(|p| {
-            json!({
-                "partition": p.partition,
-                "leader_node": p.leader_node,
-                "leader_shard": p.leader_shard,
-                "leader_epoch": p.leader_epoch,
-                "log_start_offset": p.log_start_offset,
-                "high_watermark": p.high_watermark,
-                "log_end_offset": p.log_end_offset,
-                "durable_end_offset": p.durable_end_offset,
-                "log_bytes": p.log_bytes,
-                "segments": p.segments,
-                "data_dir": p.data_dir,
-                "error": p.failure.as_ref().map(ToString::to_string),
-            })
-        })
-        .collect();
-    json!({
-        "topic": topic.name,
-        "id": topic.topic_id.map(|id| corelog_client::TopicId(id).to_string()),
-        "replication_factor": topic.replication_factor,
-        "created_ms": topic.created_ms,
-        "options": options,
-        "partitions": partitions,
-    })
-}
-
-fn print_topic(topic: &TopicDescription, out: &mut Output) -> CliResult {
-    let id = topic.topic_id.map(|id| corelog_client::TopicId(id).to_string()).unwrap_or_default();
-    out.line(format!("topic {}  id {id}", topic.name))?;
-    let (set, default): (Vec<_>, Vec<_>) = topic.options.iter().partition(|option| !option.is_default);
-    let text = |options: &[&TopicOption]| {
-        let each = options.iter().map(|o| format!("{}={}", o.key, o.value.as_deref().unwrap_or("")));
-        each.collect::<Vec<_>>().join(" ")
-    };
-    out.line(format!("  set      {}", if set.is_empty() { "(nothing)".to_owned() } else { text(&set) }))?;
-    out.line(format!("  default  {}", text(&default)))?;
-    let offset = |offset: Option<u64>| offset.map_or_else(|| "-".to_owned(), |o| o.to_string());
-    let row = |p: &PartitionDescription| {
-        vec![
-            p.partition.to_string(),
-            format!("{}/{}", p.leader_node, p.leader_shard),
-            p.leader_epoch.to_string(),
-            offset(p.log_start_offset),
-            offset(p.high_watermark),
-            offset(p.durable_end_offset),
-            bytes_text(p.log_bytes),
-            p.segments.to_string(),
-            p.failure.as_ref().map_or_else(|| p.data_dir.clone(), ToString::to_string),
-        ]
-    };
-    let heads =
-        ["PARTITION", "NODE/SHARD", "EPOCH", "START", "END", "DURABLE", "SIZE", "SEGMENTS", "DATA DIRECTORY"];
-    let rows: Vec<Vec<String>> = topic.partitions.iter().map(row).collect();
-    out.table(&heads, &rows)
+    let by = result.leader_node.map_or_else(String::new, |node| format!(" by node {node}"));
+    out.line(format!("{name}/{partition} is led{by}; what it lacked is given up, and consumers are told"))
 }
 
 async fn delete_records(
