@@ -387,8 +387,8 @@ impl<D: Disk, H: Host> Replicas<D, H> {
         self.0.shared.mending.damaged(id, offset);
     }
 
-    /// Before a clean stop: tells all leaders that this node stops, so that they do not wait for it. Ready when that was
-    /// sent; call it once this node leads nothing any more.
+    /// Before a clean stop: tells all leaders that this node stops, so that they do not wait for it. Ready when that
+    /// was sent; call it once this node leads nothing any more.
     pub async fn leave(&self) {
         let fetchers = self.0.fetchers.borrow().values().cloned().collect::<Vec<_>>();
         for fetcher in fetchers {

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use corelog_engine::disk::Disk;
-use corelog_engine::log::{DamagedRange, ScrubCursor};
+use corelog_engine::log::{DamagedRange, RepairError, ScrubCursor};
 use corelog_engine::notify::Notify;
 use corelog_engine::{Offset, TopicPartition};
 
@@ -80,35 +80,65 @@ pub(crate) async fn mend<D: Disk, H: Host>(replicas: Replicas<D, H>) {
         // What cannot be read at all is not damage that bytes could mend.
         let Ok(Some(range)) = partition.log().damage_at(offset).await else { continue };
         shared.mending.damaged_ranges.set(shared.mending.damaged_ranges.get() + 1);
-        if mend_range(&replicas, &partition, &range).await {
-            shared.mending.repaired_ranges.set(shared.mending.repaired_ranges.get() + 1);
+        let dir = partition.log().dir().display().to_string();
+        let DamagedRange { segment_base, position, length_bytes, from, to, reason } = &range;
+        tracing::warn!(
+            %dir, segment = segment_base.0, position, length_bytes, from = from.0, to = to.0, reason,
+            "damage found: a range of a log fails its checks; it is not served, another replica is asked for it"
+        );
+        match mend_range(&replicas, &partition, &range).await {
+            Ok(()) => {
+                shared.mending.repaired_ranges.set(shared.mending.repaired_ranges.get() + 1);
+                tracing::info!(%dir, from = from.0, to = to.0, "a damaged range was mended from another replica");
+            }
+            Err(why) => {
+                tracing::error!(%dir, from = from.0, to = to.0, %why, "a damaged range could not be mended");
+            }
         }
     }
 }
 
-/// Gets a range from another replica and writes it. Returns whether it is sound again; if not, whoever meets it next
-/// says so again.
+/// Why a damaged range stays damaged. Whoever meets it next says so again.
+#[derive(Debug, thiserror::Error)]
+enum MendError {
+    /// Too much is gone: remove this replica and add another one.
+    #[error("{length_bytes} bytes are damaged, which is more than is mended")]
+    TooLarge {
+        /// Of the range.
+        length_bytes: u64,
+    },
+    /// There is none, it cannot be reached, or it has not all of the range either.
+    #[error("no other replica can be reached that has offset {from}")]
+    NobodyHasIt {
+        /// First offset that is missing.
+        from: Offset,
+    },
+    /// See [`RepairError`].
+    #[error(transparent)]
+    Repair(#[from] RepairError),
+}
+
+/// Gets a range from another replica and writes it.
 async fn mend_range<D: Disk, H: Host>(
     replicas: &Replicas<D, H>,
     partition: &Partition<D>,
     range: &DamagedRange,
-) -> bool {
+) -> Result<(), MendError> {
     if range.length_bytes > REPAIR_BYTES_MAX {
-        return false;
+        return Err(MendError::TooLarge { length_bytes: range.length_bytes });
     }
     let mut batches = Vec::new();
     let mut from = range.from;
     while from < range.to {
-        let Some((next, bytes)) = replicas.ask_others(partition.id(), from, range.to).await else {
-            return false;
+        let range = replicas.ask_others(partition.id(), from, range.to).await;
+        let fits = |(next, bytes): &(Offset, Vec<u8>)| {
+            *next > from && batches.len() + bytes.len() <= REPAIR_BYTES_MAX as usize
         };
-        if next <= from || batches.len() + bytes.len() > REPAIR_BYTES_MAX as usize {
-            return false;
-        }
+        let Some((next, bytes)) = range.filter(fits) else { return Err(MendError::NobodyHasIt { from }) };
         batches.extend_from_slice(&bytes);
         from = next;
     }
-    partition.log().repair(range, &batches).await.is_ok()
+    Ok(partition.log().repair(range, &batches).await?)
 }
 
 /// Looks at all sealed segments of the shard, round after round, within its budget of bytes a second.

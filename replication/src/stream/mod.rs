@@ -1,7 +1,8 @@
 //! Replication streams, core to core: one connection for each pair (leader's shard, follower's shard).
 //!
 //! Owns: what a stream needs of the world around it ([`Link`], [`Host`]). `feeder` is the leader's end, `fetcher` the
-//! follower's, `mending` asks others for what is damaged here; all run on glommio and TCP in the server and on the seeded executor in simulation.
+//! follower's, `mending` asks others for what is damaged here. All run on glommio and TCP in the
+//! server and on the seeded executor in simulation.
 //! Invariant: nothing here decides who leads, who is in sync or what is committed; that is asked of the partition.
 //! Crash story: a connection breaks at any byte. The follower connects again and begins each partition anew with the
 //! epoch handshake, from what its log has; nothing of the old connection counts.
