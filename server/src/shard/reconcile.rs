@@ -33,7 +33,8 @@ use crate::control::{DataDirIndex, MadeLog, PartitionFailure, ShardReport, Snaps
 /// so more would only wait for memory and disk.
 const OPENINGS_MAX: usize = 32;
 
-/// How long a snapshot waits for an opening. A log of a sound disk opens in far less, even after a crash.
+/// How long a snapshot waits for an opening that has begun, or for one that is queued behind others of which none gets
+/// done. A log of a sound disk opens in far less, even after a crash.
 const OPENING_PATIENCE_MS: u64 = 10_000;
 
 /// How often overdue openings and logs that could not be made are looked at.
@@ -97,6 +98,8 @@ struct Lane {
     made: Vec<MadeLog>,
     /// Since when names are being made durable, if they are.
     syncing_since_ms: Option<u64>,
+    /// When something was done last, or was begun while nothing was under way.
+    progress_ms: u64,
 }
 
 struct Reconciler {
@@ -111,8 +114,10 @@ struct Reconciler {
 }
 
 struct Busy {
-    since_ms: u64,
     is_opening: bool,
+    data_dir: DataDirIndex,
+    /// When it was begun, if it is not queued.
+    began_ms: Option<u64>,
 }
 
 impl Reconciler {
@@ -201,8 +206,12 @@ impl Reconciler {
             }
         };
         let is_opening = matches!(step, Step::Open(_));
-        self.busy.insert(id, Busy { since_ms: self.shard.clock.elapsed_ms(), is_opening });
-        self.lanes.entry(data_dir).or_default().queued.push_back(step);
+        self.busy.insert(id, Busy { is_opening, data_dir, began_ms: None });
+        let lane = self.lanes.entry(data_dir).or_default();
+        if lane.active == 0 {
+            lane.progress_ms = self.shard.clock.elapsed_ms();
+        }
+        lane.queued.push_back(step);
         self.fill(data_dir);
     }
 
@@ -213,6 +222,9 @@ impl Reconciler {
             && let Some(step) = lane.queued.pop_front()
         {
             lane.active += 1;
+            if let Some(busy) = self.busy.get_mut(&step.id()) {
+                busy.began_ms = Some(self.shard.clock.elapsed_ms());
+            }
             let (shard, snapshot) = (self.shard.clone(), self.newest.clone());
             let of = Piece::Partition(step.id(), data_dir);
             self.work.push(Box::pin(async move {
@@ -241,6 +253,7 @@ impl Reconciler {
                 self.busy.remove(&id);
                 let lane = self.lanes.entry(data_dir).or_default();
                 lane.active -= 1;
+                lane.progress_ms = self.shard.clock.elapsed_ms();
                 match done {
                     Done::Opened { scanned_bytes, made } => {
                         lane.made.extend(made);
@@ -259,11 +272,7 @@ impl Reconciler {
     async fn tell(&mut self) {
         // Before the snapshot counts as acted on: a node registers after that, and must not be elected in vain.
         self.shard.report_faults().await;
-        let now_ms = self.shard.clock.elapsed_ms();
-        let is_waited_for = |busy: &Busy| !busy.is_opening || now_ms < busy.since_ms + OPENING_PATIENCE_MS;
-        let names = self.lanes.values().filter_map(|lane| lane.syncing_since_ms);
-        let mut names = names.map(|since_ms| Busy { since_ms, is_opening: true });
-        if self.busy.values().any(is_waited_for) || names.any(|busy| is_waited_for(&busy)) {
+        if self.is_any_waited_for() {
             return;
         }
         self.progress.all_open(self.shard.id.0);
@@ -275,6 +284,18 @@ impl Reconciler {
         self.shard.applied.set(version);
         self.told = Some((version, failures.clone()));
         self.shard.report(ShardReport::Applied { shard: self.shard.id, version, failures }).await;
+    }
+
+    /// Whether something is under way that the newest snapshot waits for.
+    fn is_any_waited_for(&self) -> bool {
+        let now_ms = self.shard.clock.elapsed_ms();
+        let is_recent = |since_ms: u64| now_ms < since_ms + OPENING_PATIENCE_MS;
+        let is_syncing = |lane: &Lane| lane.syncing_since_ms.is_some_and(is_recent);
+        let is_waited_for = |busy: &Busy| {
+            let lane_progress = || self.lanes.get(&busy.data_dir).map_or(0, |lane| lane.progress_ms);
+            !busy.is_opening || is_recent(busy.began_ms.unwrap_or_else(lane_progress))
+        };
+        self.busy.values().any(is_waited_for) || self.lanes.values().any(is_syncing)
     }
 
     /// Waits for the work that is under way; what is queued is left.
