@@ -5,6 +5,8 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,7 +22,7 @@ use corelog_schemas::messages::{
 };
 use support::nodes::Nodes;
 use support::zookeeper::Ensemble;
-use support::{batch, directory};
+use support::{Node, batch, directory};
 
 /// Partitions of the topic under load.
 const PARTITIONS: usize = 4;
@@ -256,13 +258,13 @@ async fn without_the_coordination_service_acks_all_goes_on_and_all_else_stops_wi
 }
 
 #[tokio::test]
-async fn a_thousand_partitions_change_their_leader_while_others_are_written_to() {
+async fn hundreds_of_partitions_change_their_leader_while_others_are_written_to() {
     let dir = directory();
     let ensemble = Ensemble::start(1);
     let mut nodes = Nodes::start(&ensemble, dir.path(), &["0", "0,1", "1"]);
     let began = Instant::now();
-    nodes.create_topic("many", 1_000, 3).await;
-    eprintln!("1000 partitions with three replicas were created in {:?}", began.elapsed());
+    nodes.create_topic("many", 300, 3).await;
+    eprintln!("300 partitions with three replicas were created in {:?}", began.elapsed());
     nodes.create_topic("probe", 6, 1).await;
     let survivors = [1, 2].map(|number| {
         let metadata = nodes.metadata(number, "probe");
@@ -309,4 +311,36 @@ async fn a_thousand_partitions_change_their_leader_while_others_are_written_to()
         eprintln!("the slowest produce to another partition took {longest:?}");
         assert!(longest < Duration::from_secs(1), "others stood still for {longest:?}");
     }
+}
+
+#[tokio::test]
+async fn strangers_at_the_replication_port_do_no_harm() {
+    let dir = directory();
+    let ensemble = Ensemble::start(1);
+    let nodes = three_nodes(&ensemble, dir.path()).await;
+    let load = Load::start(&nodes, "t").await;
+    load.progress(20).await;
+    let ports: Vec<SocketAddr> = nodes.running().flat_map(Node::replication).collect();
+    assert_eq!(ports.len(), 4, "one for each shard: {ports:?}");
+    let mut silent = Vec::new();
+    for port in &ports {
+        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4_096], &[0; 64], b"\x10\x00\x00\x00"] {
+            let mut stranger = TcpStream::connect(port).expect("connected");
+            stranger.set_read_timeout(Some(support::PATIENCE)).expect("set");
+            // It may be turned away at any byte.
+            let _ = stranger.write_all(bytes).and_then(|()| stranger.shutdown(Shutdown::Write));
+            let _ = stranger.read_to_end(&mut Vec::new());
+        }
+        silent.extend((0..50).map(|_| TcpStream::connect(port).expect("connected")));
+    }
+    load.progress(50).await;
+    for mut stranger in silent {
+        stranger.set_read_timeout(Some(support::PATIENCE)).expect("set");
+        let ended = stranger.read(&mut [0]);
+        let is_ended = ended.as_ref().is_ok_and(|bytes| *bytes == 0)
+            || ended.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
+        assert!(is_ended, "a silent stranger is let go: {ended:?}");
+    }
+    let acked = load.finish();
+    check_all_there(&nodes, "t", &acked).await;
 }

@@ -61,6 +61,8 @@ struct Listening {
     native: SocketAddr,
     shards: usize,
     http: Option<SocketAddr>,
+    /// For streams of other nodes, if there may be any.
+    replication: Option<SocketAddr>,
 }
 
 /// Runs a node in the foreground until SIGTERM, SIGINT, or a failure. Logs go to standard error; one line on standard
@@ -80,7 +82,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         listener::bind(native, shards).map_err(|e| failed("listen.address", &config.listen.address, e))?;
     let streams = bind_streams(&config, shards)?;
     let http = bind_http(&config)?;
-    let listening = where_bound(&listeners, http.as_ref())
+    let listening = where_bound(&listeners, http.as_ref(), streams.first())
         .map_err(|e| failed("listen.address", &config.listen.address, e))?;
     tracing::info!(
         listen = %listening.native, shards, cores = ?plan.data_cores, memory_per_shard = plan.memory_bytes_per_shard,
@@ -205,12 +207,17 @@ fn bind_http(config: &Config) -> Result<Option<TcpListener>, ServeError> {
     Ok(Some(bound))
 }
 
-fn where_bound(listeners: &[TcpListener], http: Option<&TcpListener>) -> io::Result<Listening> {
+fn where_bound(
+    listeners: &[TcpListener],
+    http: Option<&TcpListener>,
+    replication: Option<&TcpListener>,
+) -> io::Result<Listening> {
     let first = listeners.first().ok_or_else(|| io::Error::other("there is no shard"))?;
     Ok(Listening {
         native: first.local_addr()?,
         shards: listeners.len(),
         http: http.map(TcpListener::local_addr).transpose()?,
+        replication: replication.map(TcpListener::local_addr).transpose()?,
     })
 }
 
@@ -222,14 +229,16 @@ async fn tell_when_ready(mut observer: Observer, listening: Listening) {
     let view = observer.view();
     let topics = view.snapshot.topics().len();
     let partitions: usize = view.snapshot.topics().iter().map(|topic| topic.partitions.len()).sum();
-    let Listening { native, shards, http } = listening;
-    let http = http.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    let Listening { native, shards, http, replication } = listening;
+    let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |address| address.to_string());
+    let (http, replication) = (shown(http), shown(replication));
     tracing::info!(
-        listen = %native, shards, http, topics, partitions, failed_partitions = view.failed_partitions, "ready"
+        listen = %native, shards, http, replication, topics, partitions, failed_partitions = view.failed_partitions, "ready"
     );
     let mut out = io::stdout();
     // Nobody has to read it.
-    let _ = writeln!(out, "ready listen={native} shards={shards} http={http}").and_then(|()| out.flush());
+    let ready = format!("ready listen={native} shards={shards} http={http} replication={replication}");
+    let _ = writeln!(out, "{ready}").and_then(|()| out.flush());
 }
 
 /// Logs a panic and ends the process, whatever the build profile says.

@@ -100,7 +100,8 @@ impl Setup {
             found.unwrap_or_else(|| panic!("no {name} in {line:?}; log: {}", read(&log))).to_owned()
         };
         let address: SocketAddr = field("listen").parse().expect("an address");
-        Node { address, http: field("http"), child, log }
+        let shards = field("shards").parse().expect("a number");
+        Node { address, http: field("http"), replication: field("replication"), shards, child, log }
     }
 }
 
@@ -113,6 +114,8 @@ pub(crate) struct Node {
     /// Of shard 0.
     pub(crate) address: SocketAddr,
     pub(crate) http: String,
+    replication: String,
+    shards: u16,
     child: Child,
     log: PathBuf,
 }
@@ -156,6 +159,12 @@ impl Node {
         stream.shutdown(std::net::Shutdown::Write).expect("shut down");
         // What comes back is the server's answer; that it ends is what matters. A reset is an end as well.
         let _ = stream.read_to_end(&mut Vec::new());
+    }
+
+    /// Where its shards take replication streams; none if it is alone.
+    pub(crate) fn replication(&self) -> Vec<SocketAddr> {
+        let Ok(first) = self.replication.parse::<SocketAddr>() else { return Vec::new() };
+        (0..self.shards).map(|shard| SocketAddr::new(first.ip(), first.port() + shard)).collect()
     }
 
     /// What `/metrics` says now.
