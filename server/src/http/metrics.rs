@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::cluster_metrics;
 use super::process::{self, Process};
 use crate::control::snapshot::{DataDirState, Snapshot};
 use crate::control::stats::{LATENCY_BOUNDS_US, LatencyBuckets, PartitionStats, ShardStats};
@@ -95,6 +96,12 @@ const PARTITION_GAUGES: &[Series<PartitionStats>] = &[
     ("corelog_partition_durable_end_offset", "Exclusive end of what has been synced", |p| p.durable_end.0),
     ("corelog_partition_log_bytes", "Bytes of all segments", |p| p.log_bytes),
     ("corelog_partition_segments", "Segments", |p| p.segments.into()),
+    ("corelog_partition_in_sync_replicas", "Replicas in sync, of a partition led here; else 0", |p| {
+        p.replica.isr.len() as u64
+    }),
+    ("corelog_partition_leader_epoch", "Newest epoch that the replica has seen", |p| {
+        p.replica.leader_epoch.0.into()
+    }),
     ("corelog_partition_failed", "1 if the partition takes no appends", |p| p.failure.is_some().into()),
 ];
 
@@ -107,9 +114,11 @@ const PARTITION_COUNTERS: &[Series<PartitionStats>] = &[
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         self.node(&mut encoder)?;
+        cluster_metrics::node(&self.view, &mut encoder)?;
         self.process(&mut encoder)?;
         self.data_dirs(&mut encoder)?;
         self.shards(&mut encoder)?;
+        cluster_metrics::streams(&self.stats, &mut encoder)?;
         if self.with_partitions { self.partitions(&mut encoder) } else { Ok(()) }
     }
 }
@@ -265,7 +274,7 @@ impl Scrape {
                 }
             }
         }
-        Ok(())
+        cluster_metrics::followers(&named, encoder)
     }
 }
 
@@ -276,7 +285,7 @@ where
     ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
 
-fn number(
+pub(super) fn number(
     kind: MetricType,
     value: u64,
     encoder: prometheus_client::encoding::MetricEncoder<'_>,

@@ -1,10 +1,11 @@
 //! HTTP on the control thread: metrics and health, for machines that watch. Nothing can be changed here.
 //!
-//! Owns: the routes. `/livez`: the control thread runs. `/readyz`: every shard has applied a snapshot and the node is
-//! not stopping. `/metrics`: OpenMetrics text; `?partitions=false` leaves the per-partition series out.
+//! Owns: the routes. `/livez`: the control thread runs. `/readyz`: the node serves what it can, is not stopping, and is
+//! not cut off from its cluster. `/metrics`: OpenMetrics text; `?partitions=false` leaves the per-partition series out.
 //! Invariant: at most [`listener::CONNECTIONS_MAX`] connections, none older than [`listener::LIFETIME_MAX`], so that slow
 //! or silent peers cost a bounded amount of memory.
 
+mod cluster_metrics;
 pub mod listener;
 pub mod metrics;
 mod process;
@@ -61,9 +62,18 @@ async fn ready(State(observer): State<Observer>) -> (StatusCode, String) {
     if view.is_stopping {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
     }
+    if view.snapshot.is_isolated {
+        let text = "cut off from the coordination service: acks=1 and reads are refused\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
+    }
     let opening = view.applied.iter().filter(|version| **version == SnapshotVersion(0)).count();
-    let text =
-        format!("starting: {opening} of {} shards are still opening their partitions\n", view.applied.len());
+    let text = if view.snapshot.version == SnapshotVersion(0) {
+        "starting: looking for the cluster\n".to_owned()
+    } else if opening > 0 {
+        format!("starting: {opening} of {} shards are still opening their partitions\n", view.applied.len())
+    } else {
+        "starting: some partitions have no leader yet\n".to_owned()
+    };
     (StatusCode::SERVICE_UNAVAILABLE, text)
 }
 

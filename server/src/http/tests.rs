@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::control::messages::{ControlLink, ShardCommand, ShardLink, link_shards};
 use crate::control::options::TopicOptions;
 use crate::control::snapshot::*;
-use crate::control::stats::{PartitionStats, ShardStats};
+use crate::control::stats::{FollowerStats, PartitionStats, ReplicaStats, ShardStats};
 use crate::control::view::{DataDirSizes, Observer, View, ViewCluster};
 
 const TOPIC: TopicId = TopicId(7);
@@ -119,7 +119,14 @@ async fn metrics_show_shards_that_answer_and_those_that_do_not() {
                 produce_bytes: 0,
                 produce_records: 0,
                 fetch_bytes: 0,
-                replica: Default::default(),
+                replica: ReplicaStats {
+                    followers: vec![FollowerStats {
+                        replica: ReplicaId { node: NodeId(2), log: LogId(2) },
+                        lag_records: 4,
+                        is_catching_up: false,
+                    }],
+                    ..ReplicaStats::default()
+                },
                 failure: None,
             });
             answer.send(stats);
@@ -139,6 +146,10 @@ async fn metrics_show_shards_that_answer_and_those_that_do_not() {
         "corelog_data_dir_full{dir=\"/d\"} 1",
         "corelog_data_dir_free_bytes{dir=\"/d\"} 5",
         "corelog_orphan_directories 2",
+        "corelog_partitions_single_replica 1",
+        "corelog_coordination_connected 1",
+        "corelog_isr_shrinks_total 0",
+        "corelog_follower_lag_records{topic=\"orders\",partition=\"0\",node=\"2\"} 4",
         "process_resident_memory_bytes ",
         "process_start_time_seconds 1.5",
         "# EOF",

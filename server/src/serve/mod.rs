@@ -89,7 +89,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         open_files = files, version = env!("CARGO_PKG_VERSION"), "starting"
     );
     let found = look(&config)?;
-    for warning in config.data.dirs.iter().flat_map(|dir| corelog_tuning::disk::warnings_of(dir)) {
+    // A directory that is yet to be made is made by the start.
+    let there = config.data.dirs.iter().filter(|dir| dir.exists());
+    for warning in there.flat_map(|dir| corelog_tuning::disk::warnings_of(dir)) {
         tracing::warn!("{warning}");
     }
     let bound = Bound { listeners, streams, http };
