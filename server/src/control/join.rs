@@ -176,7 +176,7 @@ pub async fn join<C: Coordination, E: From<JoinError>>(
     let mut view = View::default();
     let cluster_id = loop {
         let what = match view.session {
-            None => "waiting for the coordination service",
+            None => "the coordination service",
             Some(_) => match step(newcomer, &view.entries)? {
                 Step::Done(cluster_id) => {
                     if newcomer.source.is_some() {
@@ -186,14 +186,14 @@ pub async fn join<C: Coordination, E: From<JoinError>>(
                 }
                 Step::Commit(ops) => {
                     commit(store, ops).await?;
-                    "waiting for the coordination service to show what was stored"
+                    "the coordination service to show what was stored"
                 }
                 Step::Seal(ops) => {
                     seal(Seal::Moving)?;
                     commit(store, ops).await?;
-                    "waiting for the coordination service to show the cluster"
+                    "the coordination service to show the cluster"
                 }
-                Step::Wait => "waiting for another node that is carrying its metadata over",
+                Step::Wait => "another node that is carrying its metadata over",
             },
         };
         absorb(store, &mut view, what).await;
@@ -218,7 +218,7 @@ async fn absorb<C: Coordination>(store: &Replayed<C>, view: &mut View, what: &st
                 view.apply(event);
                 break;
             }
-            Err(_) => tracing::warn!("{what}"),
+            Err(_) => tracing::warn!(waiting_for = what, "this node cannot start yet"),
         }
     }
     while let Ok(event) = tokio::time::timeout(Duration::from_millis(5), store.next()).await {
