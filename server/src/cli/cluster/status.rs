@@ -89,10 +89,11 @@ async fn lags(admin: &Admin, picture: &DescribeClusterResponse) -> Lags {
 
 /// Whether all is as it should be.
 fn verdict(picture: &DescribeClusterResponse) -> CliResult {
-    let gone = picture.nodes.iter().filter(|node| node.state == NodeState::Gone).count();
+    let is_absent = |node: &&ClusterNode| matches!(node.state, NodeState::Gone | NodeState::Suspected);
+    let absent = picture.nodes.iter().filter(is_absent).count();
     let mut wrong = Vec::new();
-    if gone > 0 {
-        wrong.push(format!("{} gone", counted(gone as u64, "node")));
+    if absent > 0 {
+        wrong.push(format!("{} not running", counted(absent as u64, "node")));
     }
     for (count, what) in [
         (picture.offline, "without a leader"),
