@@ -128,6 +128,8 @@ struct State {
     ask_at_ms: u64,
     /// First key of each commit that the service refused outright, and why; told to the listener.
     store_refusals: Vec<(Key, String)>,
+    /// Its registration may be stored.
+    is_announced: bool,
     is_leaving: bool,
 }
 
@@ -166,7 +168,7 @@ impl State {
 }
 
 impl<C: Coordination, K: Clock> Agent<C, K> {
-    /// An agent that has not spoken to anybody. It registers `registration` as soon as it has a session. `random`:
+    /// An agent that has not spoken to anybody. It registers `registration` once it is announced. `random`:
     /// source of the ids of new logs.
     pub fn new(
         store: C,
@@ -192,6 +194,7 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
             retry_at_ms: None,
             ask_at_ms: 0,
             store_refusals: Vec::new(),
+            is_announced: false,
             is_leaving: false,
         };
         state.register();
@@ -204,6 +207,13 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
             changed: Notify::default(),
             work: Notify::default(),
         }))
+    }
+
+    /// Has the node registered from now on. The caller has opened its logs before and reported the faults that it
+    /// found: they are stored first, so that no replica is elected that would have said that it must not lead.
+    pub fn announce(&self) {
+        self.0.state.borrow_mut().is_announced = true;
+        self.0.work.notify_all();
     }
 
     /// Looks at the picture of the cluster.

@@ -208,8 +208,15 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
     }
 
     fn begin_own(&self, state: &mut State, session: u64, work: &mut Work) {
-        for (key, ops) in state.own.missing(session, |key| state.stored.get(key).cloned()) {
-            if state.awaited.contains_key(&key) || !state.under_way.own.insert(key.clone()) {
+        let missing = state.own.missing(session, |key| state.stored.get(key).cloned());
+        let registration = Subject::Node(state.registration.node).key();
+        // What must not lead is known before the node can be elected: its faults are stored before its registration.
+        let is_held = !state.is_announced
+            || missing.iter().any(|(key, _)| is_fault(key))
+            || state.under_way.own.iter().any(|key| is_fault(key));
+        for (key, ops) in missing {
+            let waits = is_held && key == registration && !state.is_leaving;
+            if waits || state.awaited.contains_key(&key) || !state.under_way.own.insert(key.clone()) {
                 continue;
             }
             let store = self.0.store.clone();
@@ -395,6 +402,11 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
             }
         }
     }
+}
+
+/// Whether a key holds a fault of a replica.
+fn is_fault(key: &str) -> bool {
+    matches!(Subject::parse(key), Some(Subject::Fault(_)))
 }
 
 fn is_awaited(state: &State, key: &str) -> bool {

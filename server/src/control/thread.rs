@@ -100,6 +100,10 @@ pub struct Control<C: Coordination> {
     /// The first snapshot in which every replica here had something to do; ready when it is applied.
     settled: Option<SnapshotVersion>,
     is_replaced: bool,
+    /// The first snapshot with a picture of the cluster in it.
+    first_picture: Option<SnapshotVersion>,
+    /// The node may register.
+    is_announced: bool,
     view: watch::Sender<Arc<View>>,
 }
 
@@ -159,6 +163,8 @@ impl<C: Coordination> Control<C> {
             settle_by: Instant::now() + SETTLE_TIMEOUT,
             settled: None,
             is_replaced: false,
+            first_picture: None,
+            is_announced: false,
             view,
         }
     }
@@ -228,6 +234,7 @@ impl<C: Coordination> Control<C> {
 
     /// What is due after anything has happened.
     fn turn(&mut self) {
+        self.announce();
         self.record_made();
         if self.is_dirty && Instant::now() >= self.publish_at && self.agent.has_state() {
             self.publish();
@@ -235,6 +242,15 @@ impl<C: Coordination> Control<C> {
         self.send_snapshot();
         self.send_refused();
         self.answer_waiting();
+    }
+
+    /// Lets the node register once its shards have opened the logs of the first picture, or said why they cannot.
+    fn announce(&mut self) {
+        let Some(first) = self.first_picture else { return };
+        if !self.is_announced && self.applied_by_all() >= first {
+            self.is_announced = true;
+            self.agent.announce();
+        }
     }
 
     /// Shows what has changed since the newest snapshot.
@@ -395,6 +411,7 @@ impl<C: Coordination> Control<C> {
         }
         let (picture, local) = (&mut self.picture, &mut self.local);
         self.snapshot = self.agent.cluster(|cluster| picture.next(cluster, local, is_isolated));
+        self.first_picture.get_or_insert(self.snapshot.version);
         if self.orphans.is_none() {
             self.find_orphans();
         }

@@ -37,6 +37,7 @@ struct Wanted {
 
 /// Follows the picture for ever.
 pub(super) async fn keep(process: Rc<Process>) {
+    let mut is_announced = false;
     loop {
         let changed = process.agent.changed();
         if process.is_stopping.get() {
@@ -44,12 +45,17 @@ pub(super) async fn keep(process: Rc<Process>) {
         }
         if process.agent.has_state() {
             process.reconcile();
+            if !is_announced && process.has_opened_all() {
+                is_announced = true;
+                process.agent.announce();
+            }
         }
         let is_isolated = process.agent.is_isolated();
         for shard in &process.shards {
             shard.replicas.set_isolated(is_isolated);
         }
-        select(changed, Box::pin(process.handle.sleep(Duration::from_millis(500)))).await;
+        let patience = Duration::from_millis(if is_announced { 500 } else { 20 });
+        select(changed, Box::pin(process.handle.sleep(patience))).await;
     }
 }
 
@@ -85,6 +91,12 @@ impl Process {
             Some(Wanted { id: *id, replica, options: log_options(topic), assignment, leader })
         });
         here.collect()
+    }
+
+    /// Whether every log that is wanted is open, or known not to open.
+    fn has_opened_all(&self) -> bool {
+        let is_opening = |slot: &Slot| matches!(slot.state, SlotState::Opening);
+        !self.shards.iter().any(|shard| shard.slots.borrow().values().any(is_opening))
     }
 
     fn reconcile(self: &Rc<Self>) {
