@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -239,6 +240,11 @@ impl<C> Replayed<C> {
         Self { store, first: Rc::default() }
     }
 
+    /// What it passes on to.
+    pub fn store(&self) -> &C {
+        &self.store
+    }
+
     fn replay(&self, session: Option<u64>, entries: BTreeMap<Key, Entry>) {
         let first = session.map(|session| Event::State { session, entries: entries.into_values().collect() });
         *self.first.borrow_mut() = first;
@@ -254,8 +260,8 @@ impl<C: Coordination> Coordination for Replayed<C> {
         }
     }
 
-    async fn commit(&self, ops: Vec<Op>) -> Result<Vec<Version>, CommitError> {
-        self.store.commit(ops).await
+    fn commit(&self, ops: Vec<Op>) -> impl Future<Output = Result<Vec<Version>, CommitError>> {
+        self.store.commit(ops)
     }
 }
 

@@ -43,6 +43,13 @@ impl KnownDirs {
         known
     }
 
+    /// Adds what an older version knew, where nothing newer is known. Not stored before [`Self::remember`].
+    pub fn learn(&mut self, dirs: &BTreeMap<DataDirId, String>) {
+        for (id, path) in dirs {
+            self.0.entry(*id).or_insert_with(|| PathBuf::from(path));
+        }
+    }
+
     /// The directory that was last seen at this path.
     pub fn at(&self, path: &Path) -> Option<DataDirId> {
         self.0.iter().find(|(_, known)| *known == path).map(|(id, _)| *id)

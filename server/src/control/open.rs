@@ -4,13 +4,15 @@
 //! Owns: the order of these steps for both kinds of store, and taking over what an older version left.
 //! Crash story: each step is durable before the next one begins, and finds what an earlier attempt has done.
 
+use std::future::Future;
 use std::path::Path;
 
 use corelog_engine::TimestampMs;
 use corelog_replication::cluster::Endpoint;
 use corelog_replication::cluster::keys::CONTROLLER_EPOCH;
-use corelog_replication::cluster::{ControllerEpoch, Stored as _};
+use corelog_replication::cluster::{ControllerEpoch, DataDirId, Stored as _};
 use corelog_replication::coordination::{CommitError, Coordination, Entry, Event, Op, Version};
+use futures_util::future::Either;
 
 use super::cleanup;
 use super::join::{Newcomer, Replayed, join};
@@ -34,6 +36,15 @@ pub enum NodeStore {
     Zookeeper(ZookeeperStore),
 }
 
+impl NodeStore {
+    /// Ends the session, if there is one.
+    pub async fn close(&self) {
+        if let Self::Zookeeper(store) = self {
+            store.close().await;
+        }
+    }
+}
+
 impl Coordination for NodeStore {
     async fn next(&self) -> Event {
         match self {
@@ -42,10 +53,10 @@ impl Coordination for NodeStore {
         }
     }
 
-    async fn commit(&self, ops: Vec<Op>) -> Result<Vec<Version>, CommitError> {
+    fn commit(&self, ops: Vec<Op>) -> impl Future<Output = Result<Vec<Version>, CommitError>> {
         match self {
-            Self::Embedded(store) => store.commit(ops).await,
-            Self::Zookeeper(store) => store.commit(ops).await,
+            Self::Embedded(store) => Either::Left(store.commit(ops)),
+            Self::Zookeeper(store) => Either::Right(store.commit(ops)),
         }
     }
 }
@@ -79,15 +90,22 @@ pub async fn open(
 /// A node alone: its directories first, then the store in the first of them.
 async fn open_alone(
     config: &Config,
-    found: Found,
+    mut found: Found,
     shards: Vec<ShardAddress>,
     http: Option<Endpoint>,
     now: TimestampMs,
 ) -> Result<Opened, StartError> {
     let cluster_id = found.cluster_id.clone().unwrap_or_else(random_cluster_id);
+    let path = config.data.dirs[0].join(STORE_FILE);
+    if path.exists() {
+        found.learn(&KvStore::open(&path, config.node.id, &cluster_id)?.node_local()?.data_dirs);
+    }
     let (mut dirs, known) = found.adopt(&cluster_id)?;
-    let embedded = KvStore::open(&config.data.dirs[0].join(STORE_FILE), config.node.id, &cluster_id)?;
+    let embedded = KvStore::open(&path, config.node.id, &cluster_id)?;
     take_over(&embedded, &mut dirs.iter_mut().collect::<Vec<_>>())?;
+    if !embedded.node_local()?.data_dirs.is_empty() {
+        embedded.forget_data_dirs()?;
+    }
     let store = Replayed::new(NodeStore::Embedded(embedded));
     let newcomer = Newcomer {
         cluster_id: Some(cluster_id.clone()),
@@ -142,6 +160,7 @@ async fn open_in_cluster(
 fn read_source(config: &Config, path: &Path, found: &mut Found) -> Result<Vec<Entry>, StartError> {
     let cluster_id = found.cluster_id.clone().unwrap_or_else(random_cluster_id);
     let store = KvStore::open(path, config.node.id, &cluster_id)?;
+    found.learn(&store.node_local()?.data_dirs);
     take_over(&store, &mut found.entries())?;
     let mut entries = store.entries();
     if entries.iter().all(|entry| entry.key != CONTROLLER_EPOCH) {
@@ -186,8 +205,13 @@ fn zookeeper_options(config: &ZooKeeperConfig) -> Result<ZookeeperOptions, Start
 fn take_over(store: &KvStore, dirs: &mut [&mut DataDirEntry]) -> Result<(), StoreError> {
     let NodeLocal { made, deleted, .. } = store.node_local()?;
     make_lists(dirs.iter_mut().map(|dir| &mut **dir), &made);
-    if !made.is_empty() {
-        store.forget_made()?;
+    let listed: Vec<DataDirId> = made
+        .iter()
+        .map(|(dir, _)| *dir)
+        .filter(|id| dirs.iter().any(|dir| dir.id == Some(*id) && dir.is_online()))
+        .collect();
+    if !listed.is_empty() {
+        store.forget_made(&listed)?;
     }
     for topic in deleted {
         let gone =

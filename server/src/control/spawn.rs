@@ -145,8 +145,11 @@ impl ControlThread {
                 };
             }
         };
+        let connection = store.store().clone();
         let control = Control::new(config, local, store, link, view);
-        Ok(control.run(stop).await)
+        let stopped = control.run(stop).await;
+        connection.close().await;
+        Ok(stopped)
     }
 }
 

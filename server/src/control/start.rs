@@ -7,6 +7,7 @@
 //! Crash story: killed anywhere in here, the next start finds the same directories; clean markers may be gone, which
 //! costs a scan.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -192,6 +193,19 @@ impl Found {
         entries.collect()
     }
 
+    /// Adds the directories that an older version knew. One that is known and has no identity is not new: its disk is
+    /// not there.
+    pub fn learn(&mut self, dirs: &BTreeMap<DataDirId, String>) {
+        self.known.learn(dirs);
+        for dir in &mut self.dirs {
+            let FoundDir::New(path) = dir else { continue };
+            if let Some(id) = self.known.at(path) {
+                let reason = DataDirError::Lost { path: path.clone() }.to_string();
+                *dir = FoundDir::Entry(DataDirEntry::offline(path.clone(), Some(id), reason));
+            }
+        }
+    }
+
     /// Makes the new directories in this cluster, and begins a run in all that can be used.
     pub fn adopt(self, cluster_id: &str) -> Result<(Vec<DataDirEntry>, KnownDirs), StartError> {
         let Self { node, dirs, mut known, is_cluster, .. } = self;
@@ -308,4 +322,24 @@ pub fn local(
     };
     local.measure_space(config.data.free_bytes_min);
     local
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_an_older_version_knew_is_not_made_anew() {
+        let (new, old) = (PathBuf::from("/data/new"), PathBuf::from("/data/old"));
+        let dirs = vec![FoundDir::New(new), FoundDir::New(old.clone())];
+        let known = KnownDirs::default();
+        let mut found = Found { node: NodeId(1), dirs, known, cluster_id: None, is_cluster: false };
+        let of_older = [(DataDirId(7), "/data/old".to_owned()), (DataDirId(8), "/data/elsewhere".to_owned())];
+        found.learn(&BTreeMap::from(of_older));
+        let entries = found.entries();
+        let seen: Vec<_> =
+            entries.iter().map(|entry| (entry.path.clone(), entry.id, entry.is_online())).collect();
+        assert_eq!(seen, [(old, Some(DataDirId(7)), false)]);
+        assert_eq!(found.known.path_of(DataDirId(8)), Some(Path::new("/data/elsewhere")));
+    }
 }

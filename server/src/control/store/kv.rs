@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | keys | key | version, value |
 //! | node | text | format, node id, cluster id (text) |
-//! | data_dirs | data directory id | path |
+//! | data_dirs | data directory id | its last path when format 1 was taken over |
 //! | deleted | topic id | JSON, see [`DeletedRow`]: deleted before format 2, directories not all gone |
 //! | made | data directory id, log id | nothing: logs known to exist when format 1 was taken over |
 //!
@@ -79,7 +79,7 @@ pub struct NodeLocal {
     pub cluster_id: String,
     /// This node.
     pub node: NodeId,
-    /// Every data directory that ever was of this node, with its last path.
+    /// Data directories with their last paths when format 1 was taken over.
     pub data_dirs: BTreeMap<DataDirId, String>,
     /// Topics that were deleted before format 2, with directories that may still hold some of them.
     pub deleted: Vec<DeletedTopic>,
@@ -152,11 +152,11 @@ impl KvStore {
         self.inner.disk.node_local(&*self.database()?)
     }
 
-    /// Remembers where a data directory is. For the start.
+    /// Takes the paths of data directories of format 1 away, when they are kept elsewhere.
     ///
     /// Durability: stored before it returns.
-    pub fn put_data_dir(&self, id: DataDirId, path: &str) -> Result<(), StoreError> {
-        self.inner.disk.put_data_dir(&*self.database()?, id, path)
+    pub fn forget_data_dirs(&self) -> Result<(), StoreError> {
+        self.inner.disk.forget_data_dirs(&*self.database()?)
     }
 
     /// Some directories of a topic that was deleted before format 2 are gone; without any left it is forgotten.
@@ -170,11 +170,11 @@ impl KvStore {
         self.inner.disk.forget_deleted(&*self.database()?, topic, gone)
     }
 
-    /// Takes the list of logs of format 1 away, when it is kept elsewhere.
+    /// Takes the logs of format 1 in these directories away, when they are kept elsewhere.
     ///
     /// Durability: stored before it returns.
-    pub fn forget_made(&self) -> Result<(), StoreError> {
-        self.inner.disk.forget_made(&*self.database()?)
+    pub fn forget_made(&self, dirs: &[DataDirId]) -> Result<(), StoreError> {
+        self.inner.disk.forget_made(&*self.database()?, dirs)
     }
 
     fn database(&self) -> Result<Arc<Database>, StoreError> {

@@ -277,18 +277,13 @@ impl Disk {
         Ok(NodeLocal { cluster_id, node, data_dirs, deleted, made })
     }
 
-    pub(super) fn put_data_dir(
-        &self,
-        database: &Database,
-        id: DataDirId,
-        path: &str,
-    ) -> Result<(), StoreError> {
-        let put = || -> Result<(), redb::Error> {
+    pub(super) fn forget_data_dirs(&self, database: &Database) -> Result<(), StoreError> {
+        let forget = || -> Result<(), redb::Error> {
             let transaction = database.begin_write()?;
-            transaction.open_table(DATA_DIRS)?.insert(id.0, path)?;
+            transaction.open_table(DATA_DIRS)?.retain(|_, _| false)?;
             Ok(transaction.commit()?)
         };
-        put().map_err(self.failed())
+        forget().map_err(self.failed())
     }
 
     pub(super) fn forget_deleted(
@@ -317,11 +312,10 @@ impl Disk {
         transaction.commit().map_err(self.failed())
     }
 
-    pub(super) fn forget_made(&self, database: &Database) -> Result<(), StoreError> {
+    pub(super) fn forget_made(&self, database: &Database, dirs: &[DataDirId]) -> Result<(), StoreError> {
         let forget = || -> Result<(), redb::Error> {
             let transaction = database.begin_write()?;
-            transaction.delete_table(MADE)?;
-            transaction.open_table(MADE)?;
+            transaction.open_table(MADE)?.retain(|(dir, _), ()| !dirs.contains(&DataDirId(dir)))?;
             Ok(transaction.commit()?)
         };
         forget().map_err(self.failed())

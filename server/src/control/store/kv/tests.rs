@@ -106,10 +106,13 @@ fn format_1_is_taken_over_whole() {
     assert_eq!((local.deleted[0].id, local.deleted[0].data_dirs.as_slice()), (gone, &[DataDirId(70)][..]));
 
     store.forget_deleted(gone, &[DataDirId(70)]).expect("stored");
-    store.forget_made().expect("stored");
+    store.forget_made(&[DataDirId(1)]).expect("stored");
+    assert_eq!(store.node_local().expect("readable").made, local.made, "it is another directory's");
+    store.forget_made(&[DataDirId(70)]).expect("stored");
+    store.forget_data_dirs().expect("stored");
     drop(store);
     let local = KvStore::open(&path, NodeId(4), "c4").expect("opened").node_local().expect("readable");
-    assert_eq!((local.deleted, local.made), (vec![], vec![]));
+    assert_eq!((local.deleted, local.made, local.data_dirs), (vec![], vec![], BTreeMap::new()));
 }
 
 #[test]
