@@ -231,6 +231,7 @@ impl<D: Disk, H: Host> Replicas<D, H> {
             hosted.fetched_from = peer.filter(|_| outcome.is_ok());
         }
         self.tell_feeders(id);
+        self.verify(&partition);
         outcome
     }
 
@@ -349,8 +350,12 @@ impl<D: Disk, H: Host> Replicas<D, H> {
         }
     }
 
-    /// Reports a replica that has caught up or leads, once in each epoch: it may have been unverified before.
+    /// A replica whose log may have lacked something has caught up, or leads by an operator's will: its log says so no
+    /// more, and then nobody else does.
     fn verify(&self, partition: &Partition<D>) {
+        if !partition.log().is_unverified() {
+            return;
+        }
         let mut hosted = self.0.shared.hosted.borrow_mut();
         let Some(hosted) = hosted.get_mut(&partition.id()) else { return };
         let Some(assignment) = &hosted.assignment else { return };
@@ -364,7 +369,16 @@ impl<D: Disk, H: Host> Replicas<D, H> {
             return;
         }
         hosted.verified = Some(assignment.leader_epoch);
-        self.0.shared.host.report(Report::Verified { replica: partition.me() });
+        let (partition, host) = (partition.clone(), self.0.shared.host.clone());
+        let note = async move {
+            match partition.log().note_verified().await {
+                Ok(()) => host.report(Report::Verified { replica: partition.me() }),
+                Err(error) => {
+                    tracing::error!(dir = %partition.log().dir().display(), %error, "a replica stays unverified")
+                }
+            }
+        };
+        self.0.shared.spawn(note, Priority::Background);
     }
 
     /// The ISR that a leader proposed with this version was not stored, or nobody knows.

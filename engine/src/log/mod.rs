@@ -10,6 +10,7 @@
 
 mod append;
 mod commit;
+mod doubt;
 mod errors;
 mod options;
 mod place;
@@ -123,6 +124,8 @@ struct LogInner<D: Disk> {
     appended: Notify,
     listener: RefCell<Option<Rc<dyn LogListener>>>,
     queued: Cell<bool>,
+    /// See `doubt.rs`.
+    unverified: Cell<bool>,
 }
 
 impl<D: Disk> Drop for LogInner<D> {

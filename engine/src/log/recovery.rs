@@ -18,12 +18,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::doubt;
 use super::prepare::{AHEAD_BYTES_MIN, NEXT_SEGMENT_NAME, align_up};
 use super::repair::repaired_segment;
 use super::reset::{RESET_NAME, make_empty};
 use super::scan::{STORED_BATCH_BYTES_MAX, ScanEnd, read_from, scan_file};
 use super::segment::{Segment, base_offset_of, segment_path};
-use super::{Log, LogEnds, LogInner, LogOptions, Mark, NextSegment, OpenError, State, Writer};
+use super::{FlushPolicy, Log, LogEnds, LogInner, LogOptions, Mark, NextSegment, OpenError, State, Writer};
 use crate::batch::{BatchHeader, CrcCheck, HeaderCheck, StoredScan, find_plausible_header};
 use crate::checkpoint::{
     self, Checkpoint, DecodeError, EpochTable, LoadError, LogCheckpoint, RepairMarker, ResetMarker,
@@ -58,6 +59,9 @@ pub struct RecoveryReport {
     pub power_loss_possible: bool,
     /// What was cut off the end.
     pub cut: Option<CutTail>,
+    /// Why the replica may lack what it has acked, found now or at an earlier opening: it may not lead before
+    /// [`Log::note_verified`].
+    pub unverified: Option<String>,
 }
 
 /// The end of a log that was not sound.
@@ -132,9 +136,10 @@ impl<D: Disk> Engine<D> {
         options: LogOptions,
         was_clean: bool,
     ) -> Result<(Log<D>, RecoveryReport), OpenError> {
-        let recovery = Recovery { engine: self, dir, id };
+        let recovery = Recovery { engine: self, dir, id, flush: options.flush };
         let (found, report) = recovery.run(was_clean).await?;
         let log = found.into_log(self, dir, options);
+        log.0.unverified.set(report.unverified.is_some());
         let worth_storing = report.scanned_bytes >= STORE_AFTER_BYTES || report.cut.is_some();
         if worth_storing {
             log.store_checkpoint(false).await.map_err(at(dir, "store the checkpoint of"))?;
@@ -197,6 +202,7 @@ impl<D: Disk> Found<D> {
             appended: Default::default(),
             listener: Default::default(),
             queued: Default::default(),
+            unverified: Default::default(),
         }))
     }
 }
@@ -205,6 +211,7 @@ struct Recovery<'a, D: Disk> {
     engine: &'a Engine<D>,
     dir: &'a Path,
     id: LogId,
+    flush: FlushPolicy,
 }
 
 impl<D: Disk> Recovery<'_, D> {
@@ -214,7 +221,9 @@ impl<D: Disk> Recovery<'_, D> {
         let checkpoint = self.load_checkpoint().await?;
         let bases = self.list_segments(checkpoint.as_ref()).await?;
         let boot_id = self.engine.options().boot_id;
-        let mut report = RecoveryReport::default();
+        let unverified =
+            doubt::load(self.engine.disk(), self.dir).await.map_err(at(self.dir, "look into"))?;
+        let mut report = RecoveryReport { unverified, ..RecoveryReport::default() };
         let (Some(first), Some(last)) = (bases.first().copied(), bases.last().copied()) else {
             return Ok((self.without_segments(checkpoint).await?, report));
         };
@@ -247,6 +256,10 @@ impl<D: Disk> Recovery<'_, D> {
             }
         }
         report.power_loss_possible = checkpoint.is_some_and(|c| c.boot_id.is_some() && c.boot_id != boot_id);
+        if report.power_loss_possible && matches!(self.flush, FlushPolicy::Interval { .. }) {
+            self.doubt(&mut report, "its host has lost power or was reset, and flush = interval".to_owned())
+                .await?;
+        }
         let tail = bases[bases.partition_point(|base| *base < point.0)..].to_vec();
         let (scanned, prepared_end) = self.scan_tail(tail, point.1, &mut epochs, &mut report).await?;
         sealed.extend(scanned);
@@ -469,6 +482,9 @@ impl<D: Disk> Recovery<'_, D> {
                 saved_aside: Vec::new(),
             };
             if sound_batch_behind {
+                let reason =
+                    format!("its end was damaged at offset {}, with sound batches behind", cut.offset);
+                self.doubt(report, reason).await?;
                 cut.saved_aside = self.save_aside(segment, end.position, rest, behind).await?;
             } else {
                 self.remove_segments(behind).await?;
@@ -481,6 +497,15 @@ impl<D: Disk> Recovery<'_, D> {
         file.sync().await.map_err(at(&segment.path, "sync"))?;
         self.engine.disk().sync_dir(self.dir).await.map_err(at(self.dir, "sync"))?;
         Ok(prepared_end)
+    }
+
+    /// Marks the log before anything that would hide the reason.
+    async fn doubt(&self, report: &mut RecoveryReport, reason: String) -> Result<(), OpenError> {
+        if report.unverified.is_none() {
+            doubt::store(self.engine.disk(), self.dir, &reason).await.map_err(at(self.dir, "mark"))?;
+            report.unverified = Some(reason);
+        }
+        Ok(())
     }
 
     async fn read_rest(

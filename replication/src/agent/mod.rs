@@ -111,6 +111,8 @@ struct State {
     stored: BTreeMap<Key, There>,
     /// The present session; `None` before the first and after an expiry.
     session: Option<u64>,
+    /// In which session the picture has shown this process as registered.
+    seen_in_session: Option<u64>,
     contact: Session,
     registration: NodeRecord,
     own: OwnKeys,
@@ -182,6 +184,7 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
             cluster: ClusterState::default(),
             stored: BTreeMap::new(),
             session: None,
+            seen_in_session: None,
             contact: Session::new(options.session_timeout_ms, clock.now_ms()),
             registration,
             own: OwnKeys::default(),

@@ -45,11 +45,6 @@ impl OwnKeys {
         self.wanted.clear();
     }
 
-    /// Whether a key was made in this session.
-    pub(super) fn is_made(&self, key: &str, session: u64) -> bool {
-        self.made.get(key) == Some(&session)
-    }
-
     /// A commit of [`OwnKeys::missing`] for this key has ended in this session. What it made is remembered even if
     /// it is not wanted any more by now: else nobody would take it away. `is_stored`: it is known to have happened.
     pub(super) fn committed(&mut self, key: &str, session: u64, ops: &[Op], is_stored: bool) {

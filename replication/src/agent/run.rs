@@ -104,15 +104,18 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
         }
     }
 
-    /// Another process under this node's number, after this one had registered.
+    /// Another process under this node's number, after this one had registered and seen itself registered: what the
+    /// picture shows before that is its own former life.
     fn look_for_usurper(&self) {
         let usurper = {
-            let state = self.0.state.borrow();
+            let state = &mut *self.0.state.borrow_mut();
             let me = &state.registration;
-            let was_registered = state
-                .session
-                .is_some_and(|session| state.own.is_made(&Subject::Node(me.node).key(), session));
-            let there = state.cluster.nodes.get(&me.node).filter(|node| node.incarnation != me.incarnation);
+            let there = state.cluster.nodes.get(&me.node);
+            if there.is_some_and(|node| node.incarnation == me.incarnation) {
+                state.seen_in_session = state.session;
+            }
+            let was_registered = state.session.is_some() && state.seen_in_session == state.session;
+            let there = there.filter(|node| node.incarnation != me.incarnation);
             there.filter(|_| was_registered && !state.is_leaving).cloned()
         };
         if let Some(by) = usurper {

@@ -204,7 +204,6 @@ fn engine(shard: &Shard, data_dir: DataDirIndex) -> Result<&Engine<ShardDisk>, F
 /// from another one.
 fn tell_recovery(shard: &Shard, me: ReplicaId, dir: &Path, report: &RecoveryReport, flush: FlushPolicy) {
     let shown = dir.display();
-    let mut doubt = None;
     if let Some(cut) = &report.cut {
         let (path, at) = (cut.path.display(), cut.position);
         if cut.sound_batch_behind {
@@ -213,7 +212,6 @@ fn tell_recovery(shard: &Shard, me: ReplicaId, dir: &Path, report: &RecoveryRepo
                 %path, at, offset = cut.offset.0, bytes = cut.bytes, reason = cut.reason, ?saved,
                 "the end of a log was damaged, not torn; it was cut there and saved aside: acked records may be missing"
             );
-            doubt = Some(format!("the end of {shown} was damaged at offset {}", cut.offset));
         } else {
             tracing::warn!(
                 %path, at, offset = cut.offset.0, bytes = cut.bytes, reason = cut.reason,
@@ -223,10 +221,9 @@ fn tell_recovery(shard: &Shard, me: ReplicaId, dir: &Path, report: &RecoveryRepo
     }
     if report.power_loss_possible && matches!(flush, FlushPolicy::Interval { .. }) {
         tracing::warn!(dir = %shown, "this host has lost power or was reset; with flush = interval acked records may be missing");
-        doubt.get_or_insert_with(|| format!("the host of {shown} has lost power or was reset"));
     }
-    if let Some(reason) = doubt {
-        let kind = FaultKind::Unverified;
+    if let Some(reason) = &report.unverified {
+        let (kind, reason) = (FaultKind::Unverified, format!("{shown}: {reason}"));
         shard.faults.borrow_mut().push(ReplicaFault { replica: me, kind, reason });
     }
     if !report.was_clean {

@@ -207,7 +207,7 @@ impl Process {
     ) {
         let state = match self.open_log(shard, id, &replica, options).await {
             Ok((log, report)) => {
-                if let Some(reason) = report.as_ref().and_then(|report| doubt(report, options.flush)) {
+                if let Some(reason) = report.and_then(|report| report.unverified) {
                     self.fault(&replica, FaultKind::Unverified, &reason);
                 }
                 let partition = Partition::open(id, replica.id(), log);
@@ -322,15 +322,6 @@ impl Process {
         }
         dir.note_deleted(log).await
     }
-}
-
-/// Why a replica may lack what it has acked.
-fn doubt(report: &RecoveryReport, flush: FlushPolicy) -> Option<String> {
-    if report.cut.as_ref().is_some_and(|cut| cut.sound_batch_behind) {
-        return Some("its end was damaged".to_owned());
-    }
-    let may_lack = report.power_loss_possible && matches!(flush, FlushPolicy::Interval { .. });
-    may_lack.then(|| "its host has lost power".to_owned())
 }
 
 /// Why a log is not open; without a kind it is tried again.

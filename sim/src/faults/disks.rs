@@ -63,6 +63,8 @@ impl Faults {
             return false;
         }
         node.kill(world);
+        // A change of the ISR may be on its way.
+        self.pause(200, 500).await;
         if self.others_have_all(node.id) {
             let dir = self.handle.random(0..node.disks().len() as u64) as usize;
             node.replace_disk(world, dir, world.options.disk.clone());
@@ -149,6 +151,8 @@ impl Faults {
         }
         node.lose_power(world);
         let mut struck = false;
+        // A change of the ISR may be on its way.
+        self.pause(200, 500).await;
         if self.others_have_all(node.id) {
             for (disk, path) in self.files(&node, ".log") {
                 let bytes = disk.peek(&path);

@@ -47,6 +47,7 @@ pub(super) async fn heal(
             acted_us = now_us;
             handle.note(format_args!("operator looks: {why}"));
             act(cluster, operator, &mut restarted).await;
+            complete_replicas(cluster, operator, topics).await;
         }
         handle.sleep(Duration::from_millis(200)).await;
     }
@@ -90,6 +91,19 @@ async fn act(cluster: &SimCluster, operator: &Operator, restarted: &mut BTreeSet
         operator.ask(Admin::ElectUnclean { partition }, 5).await;
     }
     note_unclean(cluster);
+}
+
+/// Adds replicas that a move has taken away and not put back.
+async fn complete_replicas(cluster: &SimCluster, operator: &Operator, topics: &[TopicPlan]) {
+    let state = cluster.state();
+    for topic in topics {
+        let Some(stored) = state.topic_named(topic.name) else { continue };
+        for (partition, stored) in state.partitions_of(stored.record.id) {
+            if stored.record.replicas.len() < usize::from(topic.replicas) {
+                operator.ask(Admin::AddReplica { partition, node: None }, 3).await;
+            }
+        }
+    }
 }
 
 /// Notes unclean elections for the checker; the operator alone causes them.

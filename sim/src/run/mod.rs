@@ -128,6 +128,13 @@ async fn play(handle: Handle, options: RunOptions) -> Outcome {
     problems.extend(cluster.world.recorder.complaints());
     let violations = cluster.world.recorder.with(|history| checker::check(history));
     problems.extend(violations.iter().map(ToString::to_string));
+    // Names tell more than ids.
+    for topic in cluster.state().topics.values() {
+        let (id, decimal) = (topic.record.id.to_string(), topic.record.id.0.to_string());
+        for problem in &mut problems {
+            *problem = problem.replace(&id, &topic.record.name).replace(&decimal, &topic.record.name);
+        }
+    }
     problems.truncate(PROBLEMS_MAX);
     Outcome {
         seed: options.seed,
