@@ -31,6 +31,10 @@ seeds: ## Run the simulated tests of the log under many seeds: SEEDS=FROM..TO (d
 	CORELOG_SEEDS=$(or $(SEEDS),1000..4000) $(CARGO) test --locked -p corelog-engine --test random_ops_vs_model \
 	  --test logs_together --test recycled_space --test epochs_and_cuts --test damage --test reads
 
+cluster: build ## Three nodes, a ZooKeeper, a load and a live view: kill a node and watch it heal
+	@scripts/setup.sh
+	scripts/cluster.sh target/release/corelog
+
 sim: ## Run the simulated cluster under many seeds: SEEDS=FROM..TO (default 0..2000)
 	$(CARGO) run --release --locked -p corelog-sim -- --seeds $(or $(SEEDS),0..2000)
 
