@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: run build test lint readme unit seeds sim fuzz bench-quick clean help
+.PHONY: run build test lint readme unit seeds sim fuzz bench-quick cluster clean help
 
 run: build ## Build, start a node in a temporary directory, stream real data through it, kill it, prove nothing is lost
 	target/release/corelog demo
