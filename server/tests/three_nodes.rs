@@ -165,6 +165,34 @@ async fn a_killed_leader_is_replaced_and_comes_back_as_a_follower_without_losing
     check_all_there(&nodes, "t", &acked).await;
 }
 
+fn signal(pid: u32, name: &str) {
+    let sent = std::process::Command::new("kill").args([name, &pid.to_string()]).status();
+    assert!(sent.expect("kill is there").success(), "{name} to {pid}");
+}
+
+#[tokio::test]
+async fn a_leader_that_stands_still_is_replaced_within_its_session_and_acks_nothing_when_it_wakes() {
+    let dir = directory();
+    let ensemble = Ensemble::start(1);
+    let nodes = three_nodes(&ensemble, dir.path()).await;
+    let load = Load::start(&nodes, "t").await;
+    load.progress(50).await;
+    for _ in 0..2 {
+        let (leader, epoch) = nodes.leader("t", 0);
+        let pid = nodes.node(leader).pid();
+        signal(pid, "-STOP");
+        let pause = load.progress(1).await;
+        eprintln!("node {leader} stood still; every partition was written to again after {pause:?}");
+        signal(pid, "-CONT");
+        let (after, newer) = nodes.leader("t", 0);
+        assert!(newer > epoch, "{newer} after {epoch}, by {after}");
+        nodes.await_in_sync("t", 3);
+        load.progress(20).await;
+    }
+    let acked = load.finish();
+    check_all_there(&nodes, "t", &acked).await;
+}
+
 #[tokio::test]
 async fn a_rolling_restart_loses_nothing_and_no_producer_sees_an_error() {
     let dir = directory();
