@@ -7,6 +7,9 @@ mod cli;
 mod support;
 
 use cli::Ran;
+use corelog_client::{
+    ConsumeError, Consumer, ConsumerConfig, PollLimits, ProducerConfig, ProducerRecord, StartAt,
+};
 use serde_json::{Value, json};
 use support::directory;
 use support::nodes::Nodes;
@@ -88,4 +91,73 @@ fn an_operator_sees_and_changes_a_cluster() {
     nodes.restart(3);
     nodes.await_in_sync("t", 3);
     run(&nodes, &["cluster", "status", "--check"]).exits(0);
+}
+
+/// Polls until an error comes; what was read before it.
+async fn read_until_told(consumer: &mut Consumer, leave_at: usize) -> (usize, Option<ConsumeError>) {
+    let (mut seen, began) = (0, std::time::Instant::now());
+    loop {
+        assert!(began.elapsed() < support::PATIENCE, "{seen} records came, and no word");
+        match consumer.poll(PollLimits::default()).await {
+            Ok(records) => seen += records.len(),
+            Err(error) => return (seen, Some(error)),
+        }
+        if seen >= leave_at {
+            return (seen, None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn records_are_given_up_only_on_an_operators_word_and_readers_are_told() {
+    let dir = directory();
+    let ensemble = Ensemble::start(1);
+    let mut nodes = Nodes::start(&ensemble, dir.path(), &["0", "0,1", "1"]);
+    let create = ["topic", "create", "t", "-p", "1", "--replicas", "2", "-o", "min_insync_replicas=1"];
+    run(&nodes, &create).exits(0);
+    nodes.await_in_sync("t", 2);
+    let (leader, _) = nodes.leader("t", 0);
+    let holders = replicas(&nodes, 0);
+    let follower = holders.iter().find(|replica| replica["is_leader"] == json!(false)).expect("a follower");
+    let follower = follower["node"].as_u64().expect("a node") as u32;
+    let client = nodes.client().await;
+    let producer = client.producer(ProducerConfig::default()).expect("sound settings");
+    let record = ProducerRecord { value: Some(b"v"), ..ProducerRecord::default() };
+    for _ in 0..5 {
+        producer.send("t", record).await.expect("taken").wait().await.expect("acked by both");
+    }
+    nodes.kill(follower);
+    for _ in 0..5 {
+        producer.send("t", record).await.expect("taken").wait().await.expect("acked by the one in sync");
+    }
+    let mut consumer = client.consumer(ConsumerConfig { patience_ms: 600_000, ..ConsumerConfig::default() });
+    consumer.assign_all("t", StartAt::Earliest).await.expect("assigned");
+    assert_eq!(read_until_told(&mut consumer, 10).await.0, 10);
+
+    nodes.kill(leader);
+    nodes.restart(follower);
+    nodes.await_that("a partition without a leader", || {
+        let status = run(&nodes, &["cluster", "status", "--json"]).json();
+        (status["offline"] == json!(1)).then_some(())
+    });
+    run(&nodes, &["cluster", "status", "--check"]).fails(1, &["1 partition without a leader"]);
+    run(&nodes, &["topic", "elect-unclean", "t", "0", "--yes-lose-data"]).exits(0);
+    assert_eq!(nodes.leader("t", 0).0, follower);
+    let (seen, told) = read_until_told(&mut consumer, 1).await;
+    match told {
+        Some(ConsumeError::Truncated { position, reset_to, .. }) => {
+            assert_eq!((seen, position.0, reset_to.0), (0, 10, 5));
+        }
+        other => panic!("{seen} records, then {other:?}"),
+    }
+    producer.send("t", record).await.expect("taken").wait().await.expect("acked by the new leader");
+    let records =
+        consumer.poll(PollLimits { wait_ms: 10_000, ..PollLimits::default() }).await.expect("it goes on");
+    assert_eq!(records.first().map(|record| record.offset.0), Some(5));
+
+    // The old leader comes back, and gives up what nobody else has.
+    nodes.restart(leader);
+    nodes.await_in_sync("t", 2);
+    let described = run(&nodes, &["topic", "describe", "t", "--json"]).json();
+    assert_eq!(described[0]["partitions"][0]["high_watermark"], json!(6), "{described}");
 }
