@@ -177,6 +177,26 @@ fn a_session_that_the_servers_gave_up_is_replaced() {
 }
 
 #[test]
+fn servers_that_hang_are_noticed_within_a_session() {
+    let ensemble = Ensemble::start(1);
+    run(async {
+        let mut view = View::new(open(Ensemble::connect(&ensemble))).await;
+        view.store.commit(vec![create("/before", "1")]).await.expect("it is free");
+        view.until_version("/before", Some(0)).await;
+        let began = Instant::now();
+        ensemble.pause(0);
+        assert_eq!(view.step().await, Event::Suspended);
+        let noticed = began.elapsed();
+        ensemble.resume(0);
+        assert!(noticed < Duration::from_millis(SESSION_MS), "noticed after {noticed:?}");
+        // The server may have given the session up when it woke.
+        while !matches!(view.step().await, Event::State { .. }) {}
+        view.store.commit(vec![put("/before", "2", 0)]).await.expect("it works again");
+        view.until_version("/before", Some(1)).await;
+    });
+}
+
+#[test]
 fn a_lost_answer_is_unknown_and_the_next_state_tells() {
     let ensemble = Ensemble::start(1);
     let way = Way::to(ensemble.address(0));
