@@ -242,6 +242,9 @@ impl<C: Coordination> Control<C> {
         self.send_snapshot();
         self.send_refused();
         self.answer_waiting();
+        if self.settled.is_none() {
+            self.settle();
+        }
     }
 
     /// Lets the node register once its shards have opened the logs of the first picture, or said why they cannot.
@@ -416,7 +419,6 @@ impl<C: Coordination> Control<C> {
             self.find_orphans();
         }
         self.send_snapshot();
-        self.settle();
         self.show(false);
         self.publish_at = Instant::now() + PUBLISH_INTERVAL.max(began.elapsed() * PUBLISH_SHARE);
     }
@@ -434,7 +436,7 @@ impl<C: Coordination> Control<C> {
 
     /// A node is ready when all that it can serve is served for the first time, or when it has waited for the others.
     fn settle(&mut self) {
-        if self.settled.is_some() || !self.agent.is_registered() {
+        if self.snapshot.version == SnapshotVersion(0) || !self.agent.is_registered() {
             return;
         }
         let has_work = |local: &super::snapshot::LocalReplica| {
@@ -447,6 +449,7 @@ impl<C: Coordination> Control<C> {
         });
         if is_settled || Instant::now() >= self.settle_by {
             self.settled = Some(self.snapshot.version);
+            self.show(false);
         }
     }
 
