@@ -76,8 +76,9 @@ fn stream_options(config: &ReplicationConfig, memory_bytes: usize) -> StreamOpti
     let default = StreamOptions::default();
     let scrub = config.scrub_bytes_per_second;
     StreamOptions {
-        // What one leader's shard may send ahead lies in this shard's memory beside its buffers: a small shard takes less.
-        credit_bytes: default.credit_bytes.min(memory_bytes as u64 / 8).max(1 << 20),
+        // What one leader's shard may send ahead lies in memory beside this shard's buffers, and there is one for each
+        // shard of the other nodes: a small shard takes less.
+        credit_bytes: (memory_bytes as u64 / 16).clamp(1 << 20, default.credit_bytes),
         catch_up_bytes_per_second: config.catch_up_bytes_per_second,
         scrub_bytes_per_second: (scrub > 0).then_some(scrub),
         ..default

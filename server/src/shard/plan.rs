@@ -5,13 +5,14 @@
 //! Invariant: a log that is not yet on the node's durable list takes no role.
 //! Invariant: a log is deleted only if the snapshot names it as removed, never because something looks odd.
 
+use std::sync::Arc;
+
 use corelog_engine::{LogId, LogOptions, TopicPartition};
 use corelog_replication::Assignment;
 use corelog_replication::cluster::Endpoint;
 use corelog_schemas::{ErrorCode, Failure};
-use rustc_hash::FxHashMap;
 
-use super::registry::{Entry, State};
+use super::registry::{Entries, Entry, State};
 use crate::control::{DataDirIndex, DataDirState, LocalReplica, ShardId, Snapshot, TopicMetadata};
 
 /// One thing to do.
@@ -76,22 +77,35 @@ pub(super) struct Told {
     pub(super) leader_endpoint: Option<Endpoint>,
 }
 
-/// The steps from what is to what the snapshot says, for all partitions.
+/// The steps from what is to what the snapshot says, for all partitions. Topics that are the same as in the snapshot
+/// `before`, by which all partitions were looked at, are passed over.
+///
+/// Cost: a look at each partition that changed, and at each that is known.
 pub(super) fn plan(
-    known: &[(TopicPartition, Entry)],
+    known: &Entries,
+    before: Option<&Snapshot>,
     snapshot: &Snapshot,
     shard: ShardId,
     now_ms: u64,
 ) -> Vec<Step> {
-    let mut left: FxHashMap<_, _> = known.iter().map(|(id, entry)| (*id, entry)).collect();
+    let before = before.filter(|before| before.data_dirs == snapshot.data_dirs);
+    let is_same = |topic: &Arc<TopicMetadata>| {
+        before.and_then(|before| before.topic_by_id(topic.id)).is_some_and(|known| Arc::ptr_eq(known, topic))
+    };
     let mut steps = Vec::new();
-    for (topic, partition, local) in snapshot.partitions_of(shard) {
-        let id = TopicPartition { topic: topic.id, partition: partition.id };
-        steps.extend(step_of(id, left.remove(&id), topic, local, snapshot, now_ms));
+    for topic in snapshot.topics().iter().filter(|topic| !is_same(topic)) {
+        for partition in &topic.partitions {
+            let Some(local) = partition.local.as_ref().filter(|local| local.shard == shard) else { continue };
+            let id = TopicPartition { topic: topic.id, partition: partition.id };
+            steps.extend(step_of(id, known.get(&id), topic, local, snapshot, now_ms));
+        }
     }
-    // What is left is not ours any more.
-    for (id, entry) in known.iter().filter(|(id, _)| left.contains_key(id)) {
-        steps.push(leave(*id, entry, snapshot));
+    // What is not ours any more.
+    for (id, entry) in known {
+        let local = snapshot.partition(*id).and_then(|partition| partition.local.as_ref());
+        if local.is_none_or(|local| local.shard != shard) {
+            steps.push(leave(*id, entry, snapshot));
+        }
     }
     steps
 }
@@ -164,8 +178,6 @@ fn step_of(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use corelog_engine::{LeaderEpoch, PartitionId, TimestampMs, TopicId};
     use corelog_replication::ReplicaId;
     use corelog_replication::cluster::Incarnation;
@@ -199,7 +211,11 @@ mod tests {
                 partitions: partitions.collect(),
             })
         });
-        let head = SnapshotHead {
+        Snapshot::new(head(state), topics.collect())
+    }
+
+    fn head(state: DataDirState) -> SnapshotHead {
+        SnapshotHead {
             version: SnapshotVersion(1),
             cluster_id: "c".into(),
             node: NodeId(1),
@@ -210,8 +226,7 @@ mod tests {
             is_isolated: false,
             removed: Default::default(),
             data_dirs: vec![DataDirMetadata { path: "/d".into(), state, was_clean: true }],
-        };
-        Snapshot::new(head, topics.collect())
+        }
     }
 
     fn entry(id: TopicPartition, state: State) -> (TopicPartition, Entry) {
@@ -219,6 +234,14 @@ mod tests {
         let dir = std::path::Path::new("/d").into();
         let data_dir = DataDirIndex(0);
         (id, Entry { data_dir, dir, log_id: log_of(id), options, state, is_confirmed: false, told: None })
+    }
+
+    /// All steps of shard 0, sorted by partition.
+    fn plan_all(known: &[(TopicPartition, Entry)], snapshot: &Snapshot, now_ms: u64) -> Vec<Step> {
+        let known: Entries = known.iter().cloned().collect();
+        let mut steps = plan(&known, None, snapshot, ShardId(0), now_ms);
+        steps.sort_by_key(Step::id);
+        steps
     }
 
     fn opening(id: TopicPartition) -> Opening {
@@ -230,9 +253,9 @@ mod tests {
     fn new_partitions_of_this_shard_are_opened_and_others_left_alone() {
         let snapshot = snapshot(DataDirState::Online, &[(1, &[0, 1, 0])]);
         let expected = [Step::Open(opening(id(1, 0))), Step::Open(opening(id(1, 2)))];
-        assert_eq!(plan(&[], &snapshot, ShardId(0), 0), expected);
+        assert_eq!(plan_all(&[], &snapshot, 0), expected);
         let known: Vec<_> = [id(1, 0), id(1, 2)].map(|id| entry(id, State::Opening)).into();
-        assert_eq!(plan(&known, &snapshot, ShardId(0), 0), []);
+        assert_eq!(plan_all(&known, &snapshot, 0), []);
         assert_eq!(plan_one(id(1, 1), None, &snapshot, ShardId(0), 0), None);
     }
 
@@ -246,7 +269,7 @@ mod tests {
         let mut snapshot = snapshot(DataDirState::Online, &[(2, &[1])]);
         snapshot.removed.insert(log_of(id(1, 0)));
         let expected = [Step::Delete(id(1, 0)), Step::Close(id(2, 0)), Step::Close(id(3, 0))];
-        assert_eq!(plan(&known, &snapshot, ShardId(0), 0), expected);
+        assert_eq!(plan_all(&known, &snapshot, 0), expected);
         let one = plan_one(id(1, 0), Some(&known[0].1), &snapshot, ShardId(0), 0);
         assert_eq!(one, Some(Step::Delete(id(1, 0))));
     }
@@ -260,19 +283,19 @@ mod tests {
         let known = [changed, entry(id(1, 1), failed(Some(1_000))), entry(id(1, 2), failed(None))];
         let snapshot = snapshot(DataDirState::Full { free_bytes: 1 }, &[(1, &[0, 0, 0])]);
         let set = Step::SetOptions(id(1, 0), TopicOptions::default().log_options());
-        assert_eq!(plan(&known, &snapshot, ShardId(0), 999), [set.clone()]);
-        assert_eq!(plan(&known, &snapshot, ShardId(0), 1_000), [set, Step::Open(opening(id(1, 1)))]);
+        assert_eq!(plan_all(&known, &snapshot, 999), std::slice::from_ref(&set));
+        assert_eq!(plan_all(&known, &snapshot, 1_000), [set, Step::Open(opening(id(1, 1)))]);
     }
 
     #[test]
     fn an_offline_data_directory_takes_its_partitions_with_it_once() {
         let state = DataDirState::Offline { reason: "gone".to_owned() };
         let snapshot = snapshot(state, &[(1, &[0])]);
-        let steps = plan(&[entry(id(1, 0), State::Opening)], &snapshot, ShardId(0), 0);
+        let steps = plan_all(&[entry(id(1, 0), State::Opening)], &snapshot, 0);
         let [Step::TakeOffline { failure, .. }] = &steps[..] else { panic!("{steps:?}") };
         assert_eq!(*failure, Failure::new(ErrorCode::PartitionOffline, "gone"));
         let offline = State::Failed(Trouble { failure: failure.clone(), retry_at_ms: None });
-        assert_eq!(plan(&[entry(id(1, 0), offline)], &snapshot, ShardId(0), 0), []);
+        assert_eq!(plan_all(&[entry(id(1, 0), offline)], &snapshot, 0), []);
     }
 
     #[test]
@@ -280,7 +303,23 @@ mod tests {
         let snapshot = snapshot(DataDirState::Online, &[(1, &[0])]);
         let mut old = entry(id(1, 0), State::Opening);
         old.1.log_id = LogId(7);
-        assert_eq!(plan(&[old], &snapshot, ShardId(0), 0), [Step::Close(id(1, 0))]);
-        assert_eq!(plan(&[], &snapshot, ShardId(0), 0), [Step::Open(opening(id(1, 0)))]);
+        assert_eq!(plan_all(&[old], &snapshot, 0), [Step::Close(id(1, 0))]);
+        assert_eq!(plan_all(&[], &snapshot, 0), [Step::Open(opening(id(1, 0)))]);
+    }
+
+    #[test]
+    fn topics_that_have_not_changed_are_passed_over_unless_a_disk_has() {
+        let before = snapshot(DataDirState::Online, &[(1, &[0])]);
+        let topics = before.topics().to_vec();
+        let again = |state| {
+            let mut head = head(state);
+            head.version = SnapshotVersion(2);
+            Snapshot::new(head, topics.clone())
+        };
+        let known = Entries::default();
+        let count = |snapshot: &Snapshot| plan(&known, Some(&before), snapshot, ShardId(0), 0).len();
+        assert_eq!(count(&again(DataDirState::Online)), 0);
+        assert_eq!(count(&again(DataDirState::Full { free_bytes: 1 })), 1);
+        assert_eq!(count(&snapshot(DataDirState::Online, &[(1, &[0])])), 1, "it may have changed");
     }
 }

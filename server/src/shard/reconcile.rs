@@ -24,7 +24,7 @@ use glommio::timer::sleep;
 use rustc_hash::FxHashMap;
 
 use super::plan::{Step, plan, plan_one};
-use super::registry::State;
+use super::registry::{Entries, Entry, State};
 use super::state::{Shard, SharedShard};
 use super::work::{self, Done};
 use crate::control::{DataDirIndex, MadeLog, PartitionFailure, ShardReport, Snapshot, SnapshotVersion};
@@ -105,6 +105,8 @@ struct Lane {
 struct Reconciler {
     shard: SharedShard,
     newest: Arc<Snapshot>,
+    /// The one that all partitions were looked at by; those with work under way are looked at again when it is done.
+    planned: Option<Arc<Snapshot>>,
     work: FuturesUnordered<Work>,
     /// Partitions with work under way or queued, and since when.
     busy: FxHashMap<TopicPartition, Busy>,
@@ -125,6 +127,7 @@ impl Reconciler {
         Self {
             shard,
             newest,
+            planned: None,
             work: FuturesUnordered::new(),
             busy: FxHashMap::default(),
             lanes: FxHashMap::default(),
@@ -155,7 +158,9 @@ impl Reconciler {
     /// Starts all steps that the newest snapshot asks for.
     async fn look_at_all(&mut self) {
         let now_ms = self.shard.clock.elapsed_ms();
-        let steps = plan(&self.shard.registry.entries(), &self.newest, self.shard.id, now_ms);
+        let (before, shard) = (self.planned.replace(self.newest.clone()), self.shard.id);
+        let plan = |known: &Entries| plan(known, before.as_deref(), &self.newest, shard, now_ms);
+        let steps = self.shard.registry.with_all(plan);
         for (count, step) in (1usize..).zip(steps) {
             let id = step.id();
             self.start(step);
@@ -312,13 +317,15 @@ impl Reconciler {
 
 /// Everything of this shard that is not served, in order.
 fn failures_of(shard: &Shard) -> Vec<PartitionFailure> {
-    let entries = shard.registry.entries().into_iter();
-    let failed = entries.filter_map(|(partition, entry)| match entry.state {
-        State::Failed(trouble) => Some(PartitionFailure { partition, failure: trouble.failure }),
-        State::Opening => Some(PartitionFailure { partition, failure: work::being_opened() }),
+    let failure_of = |entry: &Entry| match &entry.state {
+        State::Failed(trouble) => Some(trouble.failure.clone()),
+        State::Opening => Some(work::being_opened()),
         State::Open(_) | State::Leaving => None,
-    });
-    let mut failures: Vec<_> = failed.collect();
+    };
+    let of_one = |(id, entry): (&TopicPartition, &Entry)| {
+        Some(PartitionFailure { partition: *id, failure: failure_of(entry)? })
+    };
+    let mut failures: Vec<_> = shard.registry.with_all(|entries| entries.iter().filter_map(of_one).collect());
     failures.sort_by_key(|failure| failure.partition);
     failures
 }

@@ -79,9 +79,12 @@ pub(super) enum State {
     Leaving,
 }
 
+/// Partitions and what is known of them.
+pub(super) type Entries = FxHashMap<TopicPartition, Entry>;
+
 /// All partitions of a shard.
 #[derive(Default)]
-pub(super) struct Registry(RefCell<FxHashMap<TopicPartition, Entry>>);
+pub(super) struct Registry(RefCell<Entries>);
 
 impl Registry {
     /// Looks at one.
@@ -128,9 +131,9 @@ impl Registry {
         self.0.borrow_mut().remove(&id);
     }
 
-    /// All of them, in no order.
-    pub(super) fn entries(&self) -> Vec<(TopicPartition, Entry)> {
-        self.0.borrow().iter().map(|(id, entry)| (*id, entry.clone())).collect()
+    /// Looks at all of them.
+    pub(super) fn with_all<R>(&self, look: impl FnOnce(&Entries) -> R) -> R {
+        look(&self.0.borrow())
     }
 
     /// Those that it is time to try to open again.

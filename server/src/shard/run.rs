@@ -324,16 +324,18 @@ async fn stop(shard: &SharedShard, reconciling: Task<()>, options: &ShardOptions
     .await;
     let closed = closed.borrow();
     let mut unclean: Vec<DataDirIndex> = Vec::new();
-    for (id, entry) in shard.registry.entries() {
-        let is_clean = match entry.state {
-            State::Open(_) => closed.contains(&id),
-            State::Failed(_) => true,
-            State::Opening | State::Leaving => false,
-        };
-        if !is_clean && !unclean.contains(&entry.data_dir) {
-            unclean.push(entry.data_dir);
+    shard.registry.with_all(|entries| {
+        for (id, entry) in entries {
+            let is_clean = match entry.state {
+                State::Open(_) => closed.contains(id),
+                State::Failed(_) => true,
+                State::Opening | State::Leaving => false,
+            };
+            if !is_clean && !unclean.contains(&entry.data_dir) {
+                unclean.push(entry.data_dir);
+            }
         }
-    }
+    });
     if !is_settled || !unclean.is_empty() {
         tracing::warn!(
             shard = shard.id.0,

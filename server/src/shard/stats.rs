@@ -76,35 +76,34 @@ fn replica_stats(entry: &Entry, partition: &ShardPartition, followers: &Follower
 }
 
 fn partitions(shard: &Shard, followers: &Followers) -> Vec<PartitionStats> {
-    let mut all: Vec<PartitionStats> = shard
-        .registry
-        .entries()
-        .into_iter()
-        .map(|(id, entry)| match &entry.state {
-            State::Open(partition) => {
-                let stats = partition.stats();
-                PartitionStats {
-                    partition: id,
-                    log_start: stats.ends.start,
-                    high_watermark: stats.high_watermark,
-                    log_end: stats.ends.end,
-                    durable_end: stats.ends.durable,
-                    log_bytes: stats.log.bytes,
-                    segments: u32::try_from(stats.log.segments).unwrap_or(u32::MAX),
-                    produce_bytes: stats.produce_bytes,
-                    produce_records: stats.produce_records,
-                    fetch_bytes: stats.fetch_bytes,
-                    replica: replica_stats(&entry, partition, followers),
-                    failure: partition.failure().map(|failure| failure.to_string()),
-                }
-            }
-            State::Failed(trouble) => not_open(id, trouble.failure.to_string()),
-            State::Opening => not_open(id, "it is being opened".to_owned()),
-            State::Leaving => not_open(id, "it is being closed".to_owned()),
-        })
-        .collect();
+    let of_one = |(id, entry): (&TopicPartition, &Entry)| match &entry.state {
+        State::Open(partition) => of_open(entry, partition, followers),
+        State::Failed(trouble) => not_open(*id, trouble.failure.to_string()),
+        State::Opening => not_open(*id, "it is being opened".to_owned()),
+        State::Leaving => not_open(*id, "it is being closed".to_owned()),
+    };
+    let mut all: Vec<PartitionStats> =
+        shard.registry.with_all(|entries| entries.iter().map(of_one).collect());
     all.sort_by_key(|stats| stats.partition);
     all
+}
+
+fn of_open(entry: &Entry, partition: &ShardPartition, followers: &Followers) -> PartitionStats {
+    let stats = partition.stats();
+    PartitionStats {
+        partition: partition.id(),
+        log_start: stats.ends.start,
+        high_watermark: stats.high_watermark,
+        log_end: stats.ends.end,
+        durable_end: stats.ends.durable,
+        log_bytes: stats.log.bytes,
+        segments: u32::try_from(stats.log.segments).unwrap_or(u32::MAX),
+        produce_bytes: stats.produce_bytes,
+        produce_records: stats.produce_records,
+        fetch_bytes: stats.fetch_bytes,
+        replica: replica_stats(entry, partition, followers),
+        failure: partition.failure().map(|failure| failure.to_string()),
+    }
 }
 
 fn not_open(partition: corelog_engine::TopicPartition, reason: String) -> PartitionStats {

@@ -12,7 +12,6 @@ use corelog_replication::cluster::{FaultKind, ReplicaFault};
 use glommio::timer::sleep;
 
 use super::failures;
-use super::registry::State;
 use super::state::{Shard, SharedShard};
 use crate::control::{DataDirIndex, PartitionFailure, ShardReport};
 
@@ -145,10 +144,8 @@ pub(super) async fn derived(shard: SharedShard) {
 pub(super) async fn idle(shard: SharedShard) {
     loop {
         sleep(IDLE_INTERVAL).await;
-        for (_, entry) in shard.registry.entries() {
-            if let State::Open(partition) = entry.state {
-                partition.log().release_idle_memory();
-            }
+        for partition in shard.registry.open() {
+            partition.log().release_idle_memory();
             glommio::yield_if_needed().await;
         }
     }
