@@ -372,3 +372,31 @@ async fn strangers_at_the_replication_port_do_no_harm() {
     let acked = load.finish();
     check_all_there(&nodes, "t", &acked).await;
 }
+
+#[tokio::test]
+async fn lost_logs_and_a_lost_disk_are_filled_again_from_the_other_nodes() {
+    let dir = directory();
+    let ensemble = Ensemble::start(1);
+    let mut nodes = three_nodes(&ensemble, dir.path()).await;
+    let load = Load::start(&nodes, "t").await;
+    load.progress(50).await;
+    let data = dir.path().join("node-3");
+    let topic = std::fs::read_dir(data.join("topics")).unwrap().next().unwrap().unwrap().path();
+    // One log, then everything.
+    for lost in [topic.join("2"), data] {
+        nodes.kill(3);
+        std::fs::remove_dir_all(&lost).unwrap();
+        nodes.restart(3);
+        nodes.await_in_sync("t", 3);
+        load.progress(20).await;
+    }
+    // What it has now is enough without the others.
+    let acked = load.finish();
+    nodes.await_in_sync("t", 3);
+    nodes.stop(1);
+    nodes.stop(2);
+    for partition in 0..PARTITIONS as u32 {
+        assert_eq!(nodes.leader("t", partition).0, 3);
+    }
+    check_all_there(&nodes, "t", &acked).await;
+}
