@@ -216,6 +216,8 @@ impl<D: Disk, H: Host> Replicas<D, H> {
             (hosted.partition.clone(), hosted.fetched_from)
         };
         let peer = match (&assignment.role, leader) {
+            // A stream that began now would end with the process alone.
+            _ if self.0.shared.is_stopped() => None,
             (Role::Follow { leader, shard }, Some(_)) => Some(PeerShard { node: leader.node, shard: *shard }),
             _ => None,
         };

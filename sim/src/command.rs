@@ -37,6 +37,12 @@ struct Arguments {
 pub fn main(arguments: &[String]) -> Result<bool, String> {
     let arguments = parse(arguments).ok_or(USAGE)?;
     canary::plant(arguments.canary);
+    if arguments.trace {
+        // What the code under test logs stands among the lines of the trace.
+        let subscriber =
+            tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(std::io::stdout);
+        subscriber.with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG).init();
+    }
     if arguments.worker {
         return Ok(work(&arguments));
     }

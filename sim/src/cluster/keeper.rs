@@ -100,6 +100,9 @@ impl Process {
     }
 
     fn reconcile(self: &Rc<Self>) {
+        if self.is_stopping.get() {
+            return;
+        }
         let (wanted, removals) = self.agent.cluster(|cluster| {
             let removals: Vec<(RemovalId, Removal)> = cluster
                 .removals_of(self.node.id)
@@ -183,6 +186,8 @@ impl Process {
             }
             slot.told = Some(order);
         }
+        let Assignment { me, role, leader_epoch, version, .. } = &wanted.assignment;
+        self.handle.note(format_args!("assign {me} {role:?} in {leader_epoch}, version {}", version.0));
         let outcome = shard.replicas.assign(wanted.assignment, wanted.leader.as_ref());
         if let Err(error) = outcome {
             self.handle.note(format_args!("node {}: role refused: {error}", self.node.id));

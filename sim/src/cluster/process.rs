@@ -235,6 +235,10 @@ impl Process {
         }
     }
 
+    fn note_stop(&self, what: &str) {
+        self.handle.note(format_args!("node {} stops: {what}", self.node.id));
+    }
+
     /// Stops as on SIGTERM: leadership leaves, logs are closed, the registration goes.
     pub(super) async fn stop(self: &Rc<Self>) {
         self.agent.begin_stop();
@@ -244,10 +248,13 @@ impl Process {
         }
         self.is_stopping.set(true);
         for shard in &self.shards {
+            self.note_stop("leaves its leaders");
             shard.replicas.leave().await;
+            self.note_stop("ends its streams");
             shard.replicas.stop();
             shard.replicas.stopped().await;
         }
+        self.note_stop("closes its logs");
         let mut all_closed = true;
         for shard in &self.shards {
             for partition in shard.open_partitions() {
