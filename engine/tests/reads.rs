@@ -235,7 +235,7 @@ fn a_device_that_cannot_be_read_is_said_and_heals() {
 
 #[test]
 fn readers_of_large_batches_do_not_starve_each_other() {
-    for seed in 0..2 {
+    for seed in 0..6 {
         let node = Node::new(seed);
         let mut options = engine_options();
         options.unwritten_bytes_max = 4 << 20;

@@ -49,7 +49,11 @@ fn topics_live_from_creation_to_deletion() {
     assert!(shards["shards"].as_array().is_some_and(|shards| !shards.is_empty()), "{shards}");
     // A node alone is a cluster of one, and well.
     let status = node.run(&["cluster", "status", "--check", "--json"]).json();
-    assert_eq!((status["nodes"].as_array().map(Vec::len), &status["offline"]), (Some(1), &json!(0)), "{status}");
+    assert_eq!(
+        (status["nodes"].as_array().map(Vec::len), &status["offline"]),
+        (Some(1), &json!(0)),
+        "{status}"
+    );
     node.run(&["topic", "create", "three", "--replicas", "3"]).fails(5, &["InvalidReplicationFactor"]);
 }
 

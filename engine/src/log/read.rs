@@ -3,7 +3,8 @@
 //! Owns: the walk from the index to whole batches, and the cold reads on its way.
 //! Invariant: what is returned is a run of whole, sound batches below the visible end, and the first of them
 //! holds the wanted offset. Batches that came from the device are checked by their CRC each time they are served.
-//! Invariant: a reader waits for memory only while it holds none; so readers cannot starve each other.
+//! Invariant: a reader waits for memory only while it holds none, or in its turn, which one has at a time; so readers,
+//! and logs that append, cannot starve each other.
 //! Crash story: the segment is deleted or truncated while a cold read waits. The reader holds its own buffers,
 //! sees the mark, and starts over: it gets the new state of the log or an offset out of range, never a mixture.
 
@@ -17,6 +18,7 @@ use crate::buffer::DmaSlice;
 use crate::checkpoint::EpochTable;
 use crate::disk::{BLOCK_BYTES, Disk, DiskFile, IoClass};
 use crate::engine::Engine;
+use crate::notify::Pass;
 use crate::types::{LeaderEpoch, Offset};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -221,6 +223,8 @@ struct Run<'a, D: Disk> {
     /// Offset with which the next batch must begin.
     offset: Option<Offset>,
     class: IoClass,
+    /// Leave to wait for memory with some in hand.
+    turn: Option<Pass>,
 }
 
 struct Piece {
@@ -232,7 +236,8 @@ struct Piece {
 impl<'a, D: Disk> Run<'a, D> {
     fn new(engine: &'a Engine<D>, segment: &'a Rc<Segment<D>>, place: Place, class: IoClass) -> Self {
         let Place { position, offset } = place;
-        Self { engine, segment, pieces: Vec::new(), start: position, end: position, offset, class }
+        let pieces = Vec::new();
+        Self { engine, segment, pieces, start: position, end: position, offset, class, turn: None }
     }
 
     /// The first batch that ends behind `from`, and its position; `None` if the segment ends before it.
@@ -297,16 +302,13 @@ impl<'a, D: Disk> Run<'a, D> {
                         let reason = format!("bytes up to {end} are wanted, the segment ends at {written}");
                         return Err(self.corrupt(self.end, reason));
                     }
-                    match load(self.engine, self.segment, self.end, must, self.class).await {
-                        Ok(Some(bytes)) => {
-                            let ahead = self.segment.cold_end.get();
-                            read_ahead(self.engine, self.segment, ahead, self.class);
-                            (bytes, true)
-                        }
-                        Ok(None) => return Ok(false),
-                        Err(error) => {
-                            let path = self.segment.path.clone();
-                            return Err(ReadError::Disk { path, reason: error.to_string() });
+                    let may_wait = self.pieces.is_empty() || self.turn.is_some();
+                    match self.load_next(must && may_wait).await? {
+                        Some(bytes) => (bytes, true),
+                        None if !must => return Ok(false),
+                        None => {
+                            self.start_over_in_turn().await;
+                            continue;
                         }
                     }
                 }
@@ -316,6 +318,26 @@ impl<'a, D: Disk> Run<'a, D> {
             self.pieces.push(Piece { start, bytes, from_disk });
         }
         Ok(true)
+    }
+
+    async fn load_next(&self, must: bool) -> Result<Option<DmaSlice>, ReadError> {
+        let loaded = load(self.engine, self.segment, self.end, must, self.class).await;
+        let loaded = loaded.map_err(|error| {
+            let path = self.segment.path.clone();
+            ReadError::Disk { path, reason: error.to_string() }
+        })?;
+        if loaded.is_some() {
+            read_ahead(self.engine, self.segment, self.segment.cold_end.get(), self.class);
+        }
+        Ok(loaded)
+    }
+
+    /// Memory is short: gives back what is held, and collects it again once nobody else waits with some in hand. Many
+    /// readers of large batches would otherwise hold all memory together, and each wait for more.
+    async fn start_over_in_turn(&mut self) {
+        self.pieces.clear();
+        self.end = self.start;
+        self.turn = Some(self.engine.enter_memory_turnstile().await);
     }
 
     fn forget_before(&mut self, position: u64) {
