@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
@@ -111,13 +111,14 @@ async fn produce(
     }
 }
 
-/// Reads everything and checks that each acked record stands at its offset.
+/// Reads everything and checks that each acked record stands at its offset, and none twice.
 async fn check_all_there(nodes: &Nodes, topic: &str, acked: &Acked) {
     let client = nodes.client().await;
     let mut consumer = client.consumer(ConsumerConfig::default());
     consumer.assign_all(topic, StartAt::Earliest).await.expect("assigned");
     let mut missing = acked.clone();
     let mut next: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     while !missing.is_empty() {
         let limits = PollLimits { wait_ms: 5_000, ..PollLimits::default() };
         let records = consumer.poll(limits).await.expect("readable");
@@ -128,6 +129,8 @@ async fn check_all_there(nodes: &Nodes, topic: &str, acked: &Acked) {
             assert_eq!(record.offset.0, *expected, "a gap or a repeat in partition {}", record.partition);
             *expected += 1;
             let value = String::from_utf8(record.value.expect("a value").to_vec()).unwrap();
+            let is_new = !value.starts_with("value-") || seen.insert(value.clone());
+            assert!(is_new, "{value} was sent again and taken twice");
             if let Some(acked) = missing.remove(&(record.partition, record.offset.0)) {
                 assert_eq!(value, acked, "partition {} offset {}", record.partition, record.offset);
             }
