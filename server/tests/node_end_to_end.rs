@@ -289,6 +289,35 @@ async fn a_log_whose_opening_hangs_holds_up_no_other() {
 }
 
 #[tokio::test]
+async fn the_only_replica_is_served_with_what_damage_has_left_of_it() {
+    let dir = directory();
+    let data = dir.path().join("data");
+    let node = Setup::new(&data, "0").start();
+    node.create_topic("t", 1).await;
+    let mut bare = node.shard(0);
+    for offset in 0..3 {
+        assert_eq!(try_produce(&mut bare, "t", 0), Ok(offset));
+    }
+    node.kill();
+    let topic = std::fs::read_dir(data.join("topics")).unwrap().next().unwrap().unwrap().path();
+    let segment = topic.join("0").join("00000000000000000000.log");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let batch_bytes = batch(&["x"]).len();
+    bytes[batch_bytes + batch_bytes / 2 + 30] ^= 1;
+    std::fs::write(&segment, &bytes).unwrap();
+    for offset in 1..3 {
+        let node = Setup::new(&data, "0").start();
+        assert!(node.log().contains("damaged, not torn"), "{}", node.log());
+        assert_eq!(
+            try_produce(&mut node.shard(0), "t", 0),
+            Ok(offset),
+            "it goes on where the sound ones end"
+        );
+        node.kill();
+    }
+}
+
+#[tokio::test]
 async fn a_missing_data_directory_takes_only_its_own_partitions_offline() {
     let dir = directory();
     let (first, second) = (dir.path().join("first"), dir.path().join("second"));

@@ -111,7 +111,10 @@ async fn open(shard: &Shard, snapshot: &Snapshot, opening: &Opening) -> Done {
         Ok((log, report)) => {
             let scanned_bytes = report.as_ref().map_or(0, |report| report.scanned_bytes);
             if let Some(report) = &report {
-                tell_recovery(shard, me, &dir, report, opening.options.flush);
+                tell_recovery(&dir, report, opening.options.flush);
+                if let Some(reason) = &report.unverified {
+                    doubt(shard, snapshot, id, &log, reason).await;
+                }
             }
             shard.take_in(id, Partition::open(id, me, log));
             let Opening { data_dir, log_id: log, .. } = *opening;
@@ -199,10 +202,24 @@ fn engine(shard: &Shard, data_dir: DataDirIndex) -> Result<&Engine<ShardDisk>, F
     })
 }
 
-/// Says what recovery found. A cut with sound batches behind it is damage: committed records may be among them. Such a
-/// replica, and one that may have lost written bytes with the host's power, must not lead before it has caught up
-/// from another one.
-fn tell_recovery(shard: &Shard, me: ReplicaId, dir: &Path, report: &RecoveryReport, flush: FlushPolicy) {
+/// A log that may lack acked records must not lead before it has caught up from another replica. The only replica is
+/// all that there is: what it has is the truth from now on, and what was cut was said.
+async fn doubt(shard: &Shard, snapshot: &Snapshot, id: TopicPartition, log: &Log<ShardDisk>, reason: &str) {
+    let dir = log.dir().display().to_string();
+    if snapshot.partition(id).is_some_and(|partition| partition.replicas.len() == 1) {
+        if let Err(error) = log.note_verified().await {
+            // It leads all the same; the next start doubts and decides anew.
+            tracing::warn!(dir, %error, "cannot note that a log is accepted as it is");
+        }
+        return;
+    }
+    let replica = ReplicaId { node: snapshot.node, log: log.id() };
+    let (kind, reason) = (FaultKind::Unverified, format!("{dir}: {reason}"));
+    shard.faults.borrow_mut().push(ReplicaFault { replica, kind, reason });
+}
+
+/// Says what recovery found. A cut with sound batches behind it is damage: committed records may be among them.
+fn tell_recovery(dir: &Path, report: &RecoveryReport, flush: FlushPolicy) {
     let shown = dir.display();
     if let Some(cut) = &report.cut {
         let (path, at) = (cut.path.display(), cut.position);
@@ -221,10 +238,6 @@ fn tell_recovery(shard: &Shard, me: ReplicaId, dir: &Path, report: &RecoveryRepo
     }
     if report.power_loss_possible && matches!(flush, FlushPolicy::Interval { .. }) {
         tracing::warn!(dir = %shown, "this host has lost power or was reset; with flush = interval acked records may be missing");
-    }
-    if let Some(reason) = &report.unverified {
-        let (kind, reason) = (FaultKind::Unverified, format!("{shown}: {reason}"));
-        shard.faults.borrow_mut().push(ReplicaFault { replica: me, kind, reason });
     }
     if !report.was_clean {
         tracing::debug!(dir = %shown, scanned = report.scanned_bytes, batches = report.recovered_batches, "recovered");
