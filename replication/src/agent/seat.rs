@@ -33,7 +33,12 @@ pub(super) fn change(cluster: &ClusterState, candidate: Candidate) -> Option<Vec
     let holder = cluster.controller.as_ref();
     if candidate.is_leaving {
         let held = holder.filter(|_| is_held(cluster, candidate))?;
-        return Some(vec![Op::Delete { key: CONTROLLER.to_owned(), version: held.version }]);
+        let epoch = cluster.controller_epoch.as_ref()?;
+        // A successor's key has the same version, because it was made anew: only the epoch tells them apart.
+        return Some(vec![
+            Op::Check { key: CONTROLLER_EPOCH.to_owned(), version: epoch.version },
+            Op::Delete { key: CONTROLLER.to_owned(), version: held.version },
+        ]);
     }
     // Whoever is not registered yet, or suspected itself, has no business there.
     if cluster.incarnation(candidate.node) != Some(candidate.incarnation) || !cluster.is_live(candidate.node)
@@ -152,7 +157,11 @@ mod tests {
         keys.extend(seated(1, 1, 2));
         let leaving = Candidate { is_leaving: true, ..candidate(1) };
         let ops = change(&cluster(keys), leaving).expect("it has a seat to give up");
-        assert!(matches!(&ops[..], [Op::Delete { key, .. }] if key == CONTROLLER), "{ops:?}");
+        let epoch = Op::Check { key: CONTROLLER_EPOCH.to_owned(), version: Version(0) };
+        assert!(
+            matches!(&ops[..], [check, Op::Delete { key, .. }] if *check == epoch && key == CONTROLLER),
+            "{ops:?}"
+        );
         assert_eq!(change(&cluster(registered(&[1])), leaving), None);
     }
 }

@@ -88,9 +88,10 @@ impl<C: Coordination> Control<C> {
             }
         }
         let answers: Vec<Vec<DataDirIndex>> = last_words.into_values().collect();
-        let agent = self.agent.clone();
+        let (agent, is_replaced) = (self.agent.clone(), self.is_replaced);
         let stopped = self.finish(&answers);
-        if tokio::time::timeout(LEAVE_TIMEOUT, agent.leave()).await.is_err() {
+        // What is registered then is another process: nothing of it may be taken away.
+        if !is_replaced && tokio::time::timeout(LEAVE_TIMEOUT, agent.leave()).await.is_err() {
             tracing::warn!("the coordination service does not answer; it forgets this node with its session");
         }
         stopped

@@ -99,7 +99,7 @@ pub struct Control<C: Coordination> {
     settle_by: Instant,
     /// The first snapshot in which every replica here had something to do; ready when it is applied.
     settled: Option<SnapshotVersion>,
-    is_replaced: bool,
+    pub(super) is_replaced: bool,
     /// The first snapshot with a picture of the cluster in it.
     first_picture: Option<SnapshotVersion>,
     /// The node may register.
