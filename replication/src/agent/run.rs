@@ -5,6 +5,7 @@
 //! Invariant: the controller plans only when everything that this node has committed has come back as an event, so
 //! that it does not decide twice about what it has just decided.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::{Pin, pin};
 
@@ -15,10 +16,11 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use super::own::There;
 use super::{Agent, Clock, State, isr, seat};
 use crate::assignment::IsrProposal;
-use crate::cluster::Changed;
 use crate::cluster::keys::{CONTROLLER_EPOCH, Subject};
+use crate::cluster::{Changed, ReplicaRecord};
 use crate::controller::Controller;
 use crate::coordination::{CommitError, Coordination, Entry, Event, Key, Op, Version};
+use crate::replica::ReplicaId;
 
 type Committed = Result<Vec<Version>, CommitError>;
 
@@ -134,6 +136,7 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
             match state.session {
                 Some(session) if state.contact.is_connected() => {
                     self.forget_suspicions(state, now_ms);
+                    self.forget_faults(state);
                     self.forget_awaited(state, now_ms);
                     self.begin_own(state, session, work);
                     self.begin_seat(state, work);
@@ -208,6 +211,25 @@ impl<C: Coordination, K: Clock> Agent<C, K> {
             }
             keep
         });
+    }
+
+    /// A replica that is no replica any more is nobody's fault. Costs a look at all partitions while there are faults.
+    fn forget_faults(&self, state: &mut State) {
+        let me = state.registration.node;
+        let faulty = state.cluster.faults.keys().filter(|replica| replica.node == me);
+        let mut gone: BTreeSet<ReplicaId> = faulty.copied().collect();
+        if gone.is_empty() {
+            return;
+        }
+        for stored in state.cluster.partitions.values() {
+            let placed = stored.record.on_node(me).map(ReplicaRecord::id);
+            for replica in placed.into_iter().chain(stored.record.isr.iter().copied()) {
+                gone.remove(&replica);
+            }
+        }
+        for replica in gone {
+            state.own.drop(&Subject::Fault(replica).key());
+        }
     }
 
     fn begin_own(&self, state: &mut State, session: u64, work: &mut Work) {

@@ -158,6 +158,8 @@ impl Node {
             world.handle.kill_group(running.handle.group());
             running.process.borrow_mut().take();
         }
+        // Whatever still holds an end of a connection in memory: the process is gone.
+        world.network.end_process(self.machine);
         *self.disks.borrow_mut() = after;
     }
 

@@ -294,8 +294,9 @@ impl SimCoordinationService {
         self.0.commits.set(self.0.commits.get() + 1);
         for (key, stored) in changed {
             self.0.handle.note(format_args!(
-                "coordination: {session} stores {key} {:?}",
-                stored.as_ref().map(|s| s.version)
+                "coordination: {session} stores {key} {:?} {}",
+                stored.as_ref().map(|s| s.version),
+                stored.as_ref().map(|s| String::from_utf8_lossy(&s.value)).unwrap_or_default()
             ));
             match stored {
                 Some(stored) => self.0.keys.borrow_mut().insert(key.clone(), stored),

@@ -248,6 +248,16 @@ impl<M: Parcel> SimNetwork<M> {
         self.0.links.borrow().is_cut(from, to)
     }
 
+    /// The process of a machine is dead: its kernel closes its connections and listens for nobody.
+    pub fn end_process(&self, machine: Machine) {
+        self.0.listeners.borrow_mut().retain(|at, _| at.machine != machine);
+        for pipe in self.pipes() {
+            if pipe.is_from(machine) {
+                pipe.close_sender();
+            }
+        }
+    }
+
     /// Takes the power of a machine away: it answers nothing, and nobody is told. The caller kills its process after.
     pub fn power_off(&self, machine: Machine) {
         self.0.links.borrow_mut().off.insert(machine);

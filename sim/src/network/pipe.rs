@@ -73,6 +73,10 @@ impl<M: Parcel> Pipe<M> {
         (self.from, self.to) == (from, to)
     }
 
+    pub(super) fn is_from(&self, machine: Machine) -> bool {
+        self.from == machine
+    }
+
     pub(super) async fn send(self: &Rc<Self>, parcel: M) -> Result<(), Broken> {
         let window = self.network.0.options.window_bytes;
         while self.unread_bytes.get() > window && self.broken.get().is_none() {
