@@ -60,7 +60,7 @@ impl MachineClock {
 
 /// One shard of one process. Cheap to clone.
 #[derive(Clone)]
-pub struct SimHost(Rc<Shard>);
+pub(super) struct SimHost(Rc<Shard>);
 
 struct Shard {
     handle: Handle,
@@ -72,7 +72,7 @@ struct Shard {
 
 impl SimHost {
     /// A shard whose tasks run in `handle`'s group and whose reports go to `report`.
-    pub fn new(
+    pub(super) fn new(
         handle: Handle,
         machine: Machine,
         clock: Rc<MachineClock>,
@@ -117,7 +117,7 @@ impl Host for SimHost {
 }
 
 /// The name of a machine in endpoints.
-pub fn host_name(machine: Machine) -> String {
+pub(super) fn host_name(machine: Machine) -> String {
     format!("machine-{}", machine.0)
 }
 
@@ -127,20 +127,20 @@ fn address_of(endpoint: &Endpoint) -> Option<Address> {
 }
 
 /// A replication stream over a simulated connection.
-pub struct SimLink {
+pub(super) struct SimLink {
     connection: Connection<Packet>,
     encoder: RefCell<Encoder>,
 }
 
 impl SimLink {
     /// The stream on a connection.
-    pub fn new(connection: Connection<Packet>) -> Self {
+    pub(super) fn new(connection: Connection<Packet>) -> Self {
         Self { connection, encoder: RefCell::default() }
     }
 }
 
 /// What follows the head of a frame.
-pub struct FramePayload {
+pub(super) struct FramePayload {
     frame: Vec<u8>,
     at: usize,
 }

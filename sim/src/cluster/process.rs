@@ -37,10 +37,10 @@ use crate::network::{Address, Listener};
 const POOL_BYTES: usize = 2 << 20;
 
 /// The agent of a simulated node.
-pub type SimAgent = Agent<SimCoordination, AgentClock>;
+pub(super) type SimAgent = Agent<SimCoordination, AgentClock>;
 
 /// The replicas of a simulated shard.
-pub type SimReplicas = Replicas<SimDisk, SimHost>;
+pub(super) type SimReplicas = Replicas<SimDisk, SimHost>;
 
 /// One start of a node.
 pub struct Process {
@@ -57,7 +57,7 @@ pub struct Process {
 }
 
 /// One shard of it.
-pub struct Shard {
+pub(super) struct Shard {
     pub(super) number: u16,
     pub(super) host: SimHost,
     pub(super) replicas: SimReplicas,
@@ -86,7 +86,7 @@ pub(super) enum SlotState {
 
 /// The clock of an agent.
 #[derive(Clone)]
-pub struct AgentClock {
+pub(super) struct AgentClock {
     handle: Handle,
     clock: Rc<MachineClock>,
 }

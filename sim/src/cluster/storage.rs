@@ -25,7 +25,7 @@ const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// An open data directory. Cheap to clone.
 #[derive(Clone)]
-pub struct DataDir(Rc<Inner>);
+pub(super) struct DataDir(Rc<Inner>);
 
 struct Inner {
     disk: SimDisk,
@@ -39,7 +39,7 @@ impl DataDir {
     /// Opens a directory; one without an identity gets one.
     ///
     /// Errors: the disk failed: the node starts without it.
-    pub async fn open(disk: SimDisk, random: &Handle) -> io::Result<Self> {
+    pub(super) async fn open(disk: SimDisk, random: &Handle) -> io::Result<Self> {
         let id = match disk.read_file(Path::new(ID), FILE_BYTES_MAX).await {
             Ok(bytes) => parse(&bytes).first().copied().ok_or(ErrorKind::InvalidData)?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -66,37 +66,37 @@ impl DataDir {
     }
 
     /// Its identity.
-    pub fn id(&self) -> DataDirId {
+    pub(super) fn id(&self) -> DataDirId {
         self.0.id
     }
 
     /// Its disk.
-    pub fn disk(&self) -> &SimDisk {
+    pub(super) fn disk(&self) -> &SimDisk {
         &self.0.disk
     }
 
     /// Whether the last stop was clean.
-    pub fn was_clean(&self) -> bool {
+    pub(super) fn was_clean(&self) -> bool {
         self.0.was_clean
     }
 
     /// Whether a log was made here.
-    pub fn has_made(&self, log: LogId) -> bool {
+    pub(super) fn has_made(&self, log: LogId) -> bool {
         self.0.made.borrow().contains(&log.0)
     }
 
     /// Puts a log on the list; durable when it returns.
-    pub async fn note_made(&self, log: LogId) -> io::Result<()> {
+    pub(super) async fn note_made(&self, log: LogId) -> io::Result<()> {
         self.change(|made| made.insert(log.0)).await
     }
 
     /// Takes a log off the list.
-    pub async fn note_deleted(&self, log: LogId) -> io::Result<()> {
+    pub(super) async fn note_deleted(&self, log: LogId) -> io::Result<()> {
         self.change(|made| made.remove(&log.0)).await
     }
 
     /// Leaves the sign of a clean stop.
-    pub async fn note_clean(&self) -> io::Result<()> {
+    pub(super) async fn note_clean(&self) -> io::Result<()> {
         let file = self.0.disk.open(Path::new(CLEAN), OpenMode::CreateNew).await?;
         file.sync().await?;
         self.0.disk.sync_dir(Path::new("/")).await

@@ -19,7 +19,7 @@ use corelog_replication::NodeId;
 
 use crate::cluster::{Admin, Node, SimCluster};
 use crate::executor::Handle;
-use crate::workload::{Operator, TopicPlan, Workload};
+use crate::workload::{Operator, TopicPlan};
 
 /// What can go wrong, by the rows of the fault table in "What must hold".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,7 +120,6 @@ const WEIGHTS: [(Trouble, u64); 29] = [
 /// The faults of one run.
 pub struct Faults {
     pub(crate) cluster: Rc<SimCluster>,
-    pub(crate) workload: Rc<Workload>,
     pub(crate) operator: Rc<Operator>,
     pub(crate) handle: Handle,
     /// The node that loses stored bytes, if any does.
@@ -133,17 +132,11 @@ pub struct Faults {
 
 impl Faults {
     /// Faults for a cluster under load.
-    pub fn new(
-        cluster: &Rc<SimCluster>,
-        workload: &Rc<Workload>,
-        operator: &Rc<Operator>,
-        topics: Vec<TopicPlan>,
-    ) -> Rc<Self> {
+    pub fn new(cluster: &Rc<SimCluster>, operator: &Rc<Operator>, topics: Vec<TopicPlan>) -> Rc<Self> {
         let handle = cluster.world.handle.clone();
         let victim = cluster.nodes[handle.random(0..cluster.nodes.len() as u64) as usize].id;
         Rc::new(Self {
             cluster: cluster.clone(),
-            workload: workload.clone(),
             operator: operator.clone(),
             handle,
             victim,

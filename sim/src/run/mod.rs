@@ -107,7 +107,7 @@ async fn play(handle: Handle, options: RunOptions) -> Outcome {
             problems.push(format!("topic {} could not be made in a healthy cluster", topic.name));
         }
     }
-    let faults = Faults::new(&cluster, &workload, &operator, topics.clone());
+    let faults = Faults::new(&cluster, &operator, topics.clone());
     let began_us = handle.now_us();
     faults.strike(options.faults, options.seconds * 1000).await;
     let rest_us = (began_us + options.seconds * 1_000_000).saturating_sub(handle.now_us());
