@@ -276,14 +276,23 @@ async fn a_log_whose_opening_hangs_holds_up_no_other() {
     let node = Setup::new(&data, "0").start();
     let mut bare = node.shard(0);
     assert_eq!(try_produce(&mut bare, "t", 0), Err(ErrorCode::PartitionOffline));
-    assert_eq!(try_produce(&mut bare, "t", 1), Ok(1));
+    // The node takes its leaderships up only now that it waits for the log no longer.
+    await_produced(&mut bare, "t", 1, 1);
     node.create_topic("later", 1).await;
     assert_eq!(try_produce(&mut bare, "later", 0), Ok(0));
     assert_eq!(try_produce(&mut bare, "t", 0), Err(ErrorCode::PartitionOffline), "it hangs still");
     drop(lease);
+    await_produced(&mut bare, "t", 0, 1);
+}
+
+/// Produces until it is taken; it must get this offset.
+fn await_produced(bare: &mut Bare, topic: &str, partition: u32, offset: u64) {
     let began = std::time::Instant::now();
-    while try_produce(&mut bare, "t", 0) != Ok(1) {
-        assert!(began.elapsed() < support::PATIENCE, "it does not come back");
+    loop {
+        match try_produce(bare, topic, partition) {
+            Ok(base_offset) => return assert_eq!(base_offset, offset),
+            Err(code) => assert!(began.elapsed() < support::PATIENCE, "{code:?}"),
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
