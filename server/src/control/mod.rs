@@ -1,7 +1,8 @@
-//! The control thread: metadata, topic administration, and what it tells the shards.
+//! The control thread: the node's part in its cluster, administration, and what it tells the shards.
 //!
-//! Owns: which topics exist, with which ids, options and places. One thread, one writer. Shards never ask the
-//! store: they get immutable snapshots and answer with the version that they have applied.
+//! Owns: the way from the coordination service (by the agent of `corelog_replication`) to the shards of this node and back;
+//! a node alone takes the same way, with a store of its own. Shards never ask the store: they get immutable snapshots and
+//! answer with the version that they have applied.
 //! Not here: how a shard opens, serves and closes partitions (`crate::shard`).
 
 pub mod admin;
@@ -16,6 +17,7 @@ pub mod join;
 pub mod known_dirs;
 pub mod local;
 pub mod log_list;
+mod logs;
 pub mod messages;
 pub mod names;
 pub mod open;

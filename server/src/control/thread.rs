@@ -3,22 +3,19 @@
 //! Owns: the order of things. A change is stored, comes back in the picture, is shown to the shards, then answered.
 //! Invariant: the control thread never waits for a shard. A shard that does not take a snapshot now gets the newest
 //! one later; a client that waits for it is told when its time is up.
-//! Invariant: a log is on the durable list of its data directory before a snapshot lets a shard use it.
 //! Crash story: killed between the store's commit and the answer, the topic exists and the client does not know:
 //! it asks again and is told that the name is taken. Killed between commit and publication, the next start finds it.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use corelog_engine::notify::Notified;
-use corelog_engine::{LogId, TimestampMs, TopicPartition};
+use corelog_engine::{TimestampMs, TopicPartition};
 use corelog_replication::agent::{Agent, AgentOptions};
-use corelog_replication::cluster::DataDirId;
 use corelog_replication::cluster::keys::RemovalId;
 use corelog_replication::controller::ControllerOptions;
 use corelog_replication::coordination::{Coordination, Version};
@@ -28,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::agent_ends::{ControlClock, Listener};
-use super::cleanup::{self, Removing};
+use super::cleanup::Removing;
 use super::local::Local;
 use super::messages::{ControlLink, MadeLog, PartitionFailure, ShardCommand, ShardReport};
 use super::picture::Picture;
@@ -90,11 +87,11 @@ pub struct Control<C: Coordination> {
     sent: Vec<SnapshotVersion>,
     /// Refusals that a shard had no room for.
     refused: Vec<VecDeque<(TopicPartition, Version)>>,
-    made: Vec<MadeLog>,
+    pub(super) made: Vec<MadeLog>,
     /// Removals under way or done, so that each is begun once a run.
-    removing: FxHashSet<RemovalId>,
-    orphans: Option<usize>,
-    is_dirty: bool,
+    pub(super) removing: FxHashSet<RemovalId>,
+    pub(super) orphans: Option<usize>,
+    pub(super) is_dirty: bool,
     publish_at: Instant,
     settle_by: Instant,
     /// The first snapshot in which every replica here had something to do; ready when it is applied.
@@ -342,7 +339,7 @@ impl<C: Coordination> Control<C> {
         self.show(false);
     }
 
-    fn on_data_dir_failed(&mut self, data_dir: DataDirIndex, reason: String) {
+    pub(super) fn on_data_dir_failed(&mut self, data_dir: DataDirIndex, reason: String) {
         let Some(entry) = self.local.data_dirs.get_mut(data_dir.index()) else { return };
         if matches!(entry.state, DataDirState::Offline { .. }) {
             return;
@@ -381,23 +378,6 @@ impl<C: Coordination> Control<C> {
         }
     }
 
-    /// Puts logs on the lists of their data directories, and lets the shards use them.
-    fn record_made(&mut self) {
-        let made = std::mem::take(&mut self.made);
-        let dirs: FxHashSet<DataDirIndex> = made.iter().map(|made| made.data_dir).collect();
-        for dir in dirs {
-            let logs: Vec<LogId> =
-                made.iter().filter(|made| made.data_dir == dir).map(|made| made.log).collect();
-            if let Err(error) = self.local.add_logs(dir, logs) {
-                self.on_data_dir_failed(dir, error.to_string());
-            }
-        }
-        for made in made {
-            self.picture.touch(made.partition.topic);
-            self.is_dirty = true;
-        }
-    }
-
     /// Makes the next snapshot and offers it to every shard.
     pub(super) fn publish(&mut self) {
         let began = Instant::now();
@@ -421,17 +401,6 @@ impl<C: Coordination> Control<C> {
         self.send_snapshot();
         self.show(false);
         self.publish_at = Instant::now() + PUBLISH_INTERVAL.max(began.elapsed() * PUBLISH_SHARE);
-    }
-
-    fn find_orphans(&mut self) {
-        let orphans = self.agent.cluster(|cluster| cleanup::find_orphans(&self.local, cluster));
-        for orphan in &orphans {
-            tracing::warn!(
-                directory = %orphan.display(),
-                "belongs to no topic of this node; nothing is done to it: move it away, or remove it, if you do not need it"
-            );
-        }
-        self.orphans = Some(orphans.len());
     }
 
     /// A node is ready when all that it can serve is served for the first time, or when it has waited for the others.
@@ -472,54 +441,6 @@ impl<C: Coordination> Control<C> {
                 refused.pop_front();
             }
         }
-    }
-
-    /// Removes logs that are to be deleted and that no shard has open.
-    fn begin_removals(&mut self) {
-        let applied = self.applied_by_all();
-        if applied < self.snapshot.version || self.snapshot.removed.is_empty() {
-            return;
-        }
-        let due: Vec<(RemovalId, Vec<Removing>)> = self.agent.cluster(|cluster| {
-            let of_mine = cluster.removals_of(self.local.node);
-            let due = of_mine.filter(|(id, removal)| {
-                let is_shown = removal.logs.iter().all(|log| self.snapshot.removed.contains(&log.log));
-                is_shown && !self.removing.contains(id)
-            });
-            due.map(|(id, removal)| (id, cleanup::plan_removal(&self.local, removal))).collect()
-        });
-        for (id, removing) in due {
-            self.removing.insert(id);
-            let notes = self.notes.clone();
-            tokio::task::spawn_blocking(move || {
-                let gone = cleanup::remove_all(removing);
-                let _ = notes.send(Note::Removed { id, gone });
-            });
-        }
-    }
-
-    /// Logs are gone from the disks: they leave the lists, then the record.
-    fn on_removed(&mut self, id: RemovalId, gone: Vec<Removing>) {
-        let dirs: FxHashSet<DataDirId> = gone.iter().map(|one| one.data_dir).collect();
-        for dir in dirs {
-            let logs = gone.iter().filter(|one| one.data_dir == dir).map(|one| one.log);
-            if let Err(error) = self.local.remove_logs(dir, logs) {
-                let index = self.local.data_dir_index(dir);
-                return self.on_data_dir_failed(index, error.to_string());
-            }
-        }
-        let gone: Vec<LogId> = gone.into_iter().map(|one| one.log).collect();
-        if gone.is_empty() {
-            return;
-        }
-        let agent = self.agent.clone();
-        tokio::task::spawn_local(async move {
-            let done =
-                agent.change(|cluster| Ok::<_, Infallible>(cleanup::removed(cluster, id, &gone))).await;
-            if let Err(error) = done {
-                tracing::warn!(%error, "cannot store that logs are gone; the next start will look again");
-            }
-        });
     }
 
     pub(super) fn applied_by_all(&self) -> SnapshotVersion {
