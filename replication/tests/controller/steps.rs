@@ -140,7 +140,7 @@ impl World {
     /// What an operator asks, decided on a picture that may be old.
     fn administer(&mut self, step: Step) {
         let mut ids = self.ids();
-        let picture = if self.now_ms % 3 == 0 { &self.newest } else { &self.candidates[0].picture };
+        let picture = if self.now_ms.is_multiple_of(3) { &self.newest } else { &self.candidates[0].picture };
         let by = if matches!(step, Step::ElectUnclean { .. }) { By::Unclean } else { By::Operator };
         let commits = match step {
             Step::CreateTopic { partitions, replicas, is_internal } => {
