@@ -70,7 +70,7 @@ fn fetch_comes_back() {
 }
 
 #[test]
-fn the_rest_comes_back() {
+fn handshakes_come_back() {
     check(&HandshakeRequest {
         protocol_version_min: 1,
         protocol_version_max: 2,
@@ -91,6 +91,10 @@ fn the_rest_comes_back() {
         in_flight_requests_max: 5,
         idle_timeout_ms: 6,
     });
+}
+
+#[test]
+fn metadata_and_the_rest_come_back() {
     check(&MetadataRequest { topics: MetadataTopics::All });
     check(&MetadataRequest { topics: MetadataTopics::These(vec![]) });
     check(&MetadataRequest { topics: MetadataTopics::These(vec![TopicRef::Id(1), "a".into()]) });
