@@ -117,6 +117,7 @@ pub(crate) fn is_stale_metadata(code: ErrorCode) -> bool {
             | ErrorCode::UnknownTopicId
             | ErrorCode::PartitionOffline
             | ErrorCode::ShuttingDown
+            | ErrorCode::Unacked
     )
 }
 

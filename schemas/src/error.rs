@@ -70,6 +70,9 @@ error_codes! {
     ShuttingDown = 10, true, "the node is stopping";
     /// It took longer than the request allows. A produce may have happened nevertheless.
     RequestTimedOut = 11, true, "it took longer than the request allows";
+    /// The records of a produce have their place in the leader's log, but the ack that was asked for does not come: it
+    /// leads no more, or too few replicas are in sync. They may be kept or lost; refresh the metadata.
+    Unacked = 12, true, "appended, but not acked: the records may be kept or lost";
     /// No such topic or partition here; refresh the metadata.
     UnknownTopicOrPartition = 20, true, "no such topic or partition";
     /// No topic has this id: deleted, or not known here yet. Refresh the metadata by name.

@@ -325,7 +325,7 @@ impl Sender {
             self.sequences.give_up(&send.key);
         }
         if failure.code.is_retriable() {
-            let maybe_appended = failure.code == ErrorCode::RequestTimedOut;
+            let maybe_appended = matches!(failure.code, ErrorCode::RequestTimedOut | ErrorCode::Unacked);
             let is_failover = is_stale_metadata(failure.code);
             self.try_again(send, &failure.to_string(), maybe_appended, is_failover);
         } else {

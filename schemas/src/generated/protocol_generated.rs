@@ -16,7 +16,7 @@ pub const ENUM_MIN_ERROR_CODE: u16 = 0;
 pub const ENUM_MAX_ERROR_CODE: u16 = 73;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 40] = [
+pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 41] = [
   ErrorCode::None,
   ErrorCode::Unknown,
   ErrorCode::CorruptFrame,
@@ -29,6 +29,7 @@ pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 40] = [
   ErrorCode::Overloaded,
   ErrorCode::ShuttingDown,
   ErrorCode::RequestTimedOut,
+  ErrorCode::Unacked,
   ErrorCode::UnknownTopicOrPartition,
   ErrorCode::UnknownTopicId,
   ErrorCode::TopicAlreadyExists,
@@ -78,6 +79,7 @@ impl ErrorCode {
   pub const Overloaded: Self = Self(9);
   pub const ShuttingDown: Self = Self(10);
   pub const RequestTimedOut: Self = Self(11);
+  pub const Unacked: Self = Self(12);
   pub const UnknownTopicOrPartition: Self = Self(20);
   pub const UnknownTopicId: Self = Self(21);
   pub const TopicAlreadyExists: Self = Self(22);
@@ -122,6 +124,7 @@ impl ErrorCode {
     Self::Overloaded,
     Self::ShuttingDown,
     Self::RequestTimedOut,
+    Self::Unacked,
     Self::UnknownTopicOrPartition,
     Self::UnknownTopicId,
     Self::TopicAlreadyExists,
@@ -166,6 +169,7 @@ impl ErrorCode {
       Self::Overloaded => Some("Overloaded"),
       Self::ShuttingDown => Some("ShuttingDown"),
       Self::RequestTimedOut => Some("RequestTimedOut"),
+      Self::Unacked => Some("Unacked"),
       Self::UnknownTopicOrPartition => Some("UnknownTopicOrPartition"),
       Self::UnknownTopicId => Some("UnknownTopicId"),
       Self::TopicAlreadyExists => Some("TopicAlreadyExists"),

@@ -42,12 +42,13 @@ fn of_sequence(error: &SequenceError) -> Failure {
     failure(code, error)
 }
 
-/// What somebody is told who waited for an ack.
+/// What somebody is told who waited for an ack: whatever the reason, his records have been appended, and a code that says
+/// "refused" would have him believe that they are not there.
 pub(super) fn of_wait(error: &WaitError) -> Failure {
     match error {
-        WaitError::NotLeader => failure(ErrorCode::NotLeader, error),
-        WaitError::NotEnoughReplicas { .. } => failure(ErrorCode::NotEnoughReplicas, error),
-        WaitError::Failed(error) => of_log(error),
+        WaitError::NotLeader | WaitError::NotEnoughReplicas { .. } | WaitError::Failed(_) => {
+            failure(ErrorCode::Unacked, error)
+        }
     }
 }
 

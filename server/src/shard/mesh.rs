@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::counters::count;
 use super::state::{Shard, SharedShard};
-use super::{fetch, offsets, produce};
+use super::{failures, fetch, offsets, produce};
 
 /// Requests that wait for one shard: a burst of a few hundred connections. More make their senders wait.
 pub(super) const MESH_DEPTH_MAX: usize = 1024;
@@ -155,7 +155,7 @@ async fn serve_produce(
             };
             let (answer, acked) = oneshot::channel();
             let _ = reply.send(Ok(Forwarded { produced: appended.placed, acked: Some(acked) }));
-            let _ = answer.send(advanced.await.map_err(|error| produce::of_ack(shard, &error)));
+            let _ = answer.send(advanced.await.map_err(|error| failures::of_wait(&error)));
         }
     }
 }

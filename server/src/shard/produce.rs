@@ -11,9 +11,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use corelog_engine::log::LogFailure;
 use corelog_engine::{LeaderEpoch, Offset, TopicPartition};
-use corelog_replication::{Ack, Advanced, ProduceChecks, WaitError};
+use corelog_replication::{Ack, Advanced, ProduceChecks};
 use corelog_schemas::messages::{
     Acks, CreateTopicsRequest, NewTopic, PartitionRef, ProduceRequest, ProduceResponse, Produced, TopicRef,
 };
@@ -64,14 +63,6 @@ pub(super) async fn append_local(
         },
         acked: partition.acked(ack, produced.end_offset),
     })
-}
-
-/// What a producer is told whose ack does not come.
-pub(super) fn of_ack(shard: &Shard, error: &WaitError) -> Failure {
-    if shard.is_stopping.get() && *error == WaitError::Failed(LogFailure::Closed) {
-        return ErrorCode::ShuttingDown.into();
-    }
-    failures::of_wait(error)
 }
 
 /// Appends all batches of a request, on whichever shards; ready when all have their place.
@@ -180,26 +171,27 @@ impl Part {
                 Ok(Ok(Forwarded { produced, acked: Some(acked) })) => Self::Remote(produced, acked),
                 Ok(Ok(Forwarded { produced, acked: None })) => Self::Done(Ok(produced)),
                 Ok(Err(failure)) => Self::failed(failure),
-                Err(_) => Self::failed(ErrorCode::ShuttingDown.into()),
+                // Its shard has ended, with the records or without.
+                Err(_) => Self::failed(ErrorCode::Unacked.into()),
             };
         }
     }
 
     /// Looks for the ack; `true` once it is answered.
-    fn poll_acked(&mut self, shard: &Shard, cx: &mut Context<'_>) -> bool {
+    fn poll_acked(&mut self, cx: &mut Context<'_>) -> bool {
         let done = match self {
             Self::Done(_) => return true,
             Self::Sent(_) => unreachable!("settled before it is polled"),
             Self::Local(placed, acked) => match Pin::new(acked).poll(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(())) => Ok(*placed),
-                Poll::Ready(Err(error)) => Err(of_ack(shard, &error)),
+                Poll::Ready(Err(error)) => Err(failures::of_wait(&error)),
             },
             Self::Remote(placed, acked) => match Pin::new(acked).poll(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(Ok(()))) => Ok(*placed),
                 Poll::Ready(Ok(Err(failure))) => Err(failure),
-                Poll::Ready(Err(_)) => Err(ErrorCode::ShuttingDown.into()),
+                Poll::Ready(Err(_)) => Err(ErrorCode::Unacked.into()),
             },
         };
         *self = Self::Done(done);
@@ -240,7 +232,7 @@ impl Future for ProduceAck {
         let this = self.get_mut();
         // In order, up to the first that is not acked: so the task has one waker in one queue at a time.
         while let Some(part) = this.parts.get_mut(this.acked) {
-            if !part.poll_acked(&this.shard, cx) {
+            if !part.poll_acked(cx) {
                 break;
             }
             this.acked += 1;
@@ -251,7 +243,7 @@ impl Future for ProduceAck {
             }
             // Out of time: those behind the one that is late may well be acked.
             for part in &mut this.parts[this.acked..] {
-                part.poll_acked(&this.shard, &mut Context::from_waker(Waker::noop()));
+                part.poll_acked(&mut Context::from_waker(Waker::noop()));
             }
         }
         let partitions: Vec<_> = std::mem::take(&mut this.parts).into_iter().map(Part::into_result).collect();
