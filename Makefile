@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: run build test lint readme unit seeds sim fuzz bench-quick cluster clean help
+.PHONY: run build test lint readme unit seeds sim chaos figures fuzz bench-quick cluster clean help
 
 run: build ## Build, start a node in a temporary directory, stream real data through it, kill it, prove nothing is lost
 	target/release/corelog demo
@@ -37,6 +37,14 @@ cluster: build ## Three nodes, a ZooKeeper, a load and a live view: kill a node 
 
 sim: ## Run the simulated cluster under many seeds: SEEDS=FROM..TO (default 0..2000)
 	$(CARGO) run --release --locked -p corelog-sim -- --seeds $(or $(SEEDS),0..2000)
+
+chaos: setup ## Three real nodes and a ZooKeeper under faults, as root: SECONDS=1800 SEED=(fresh)
+	CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) $(CARGO) test --release --locked -p corelog-server --test cluster -- \
+	  --ignored --exact chaos --nocapture
+
+figures: setup ## How long producers wait when leaders die, stop, or fall silent, as root: ROUNDS=10, JSON=1
+	FIGURES_ROUNDS=$(ROUNDS) FIGURES_JSON=$(JSON) $(CARGO) test --release --locked -p corelog-server --test cluster -- \
+	  --ignored --exact figures --nocapture
 
 fuzz: ## Look for bytes that break a decoder, for SECONDS (default 60)
 	$(CARGO) run --locked -p corelog-net --example fuzz -- --seconds $(or $(SECONDS),60)

@@ -7,6 +7,9 @@
 
 use std::io;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use super::zookeeper::Launcher;
 
 /// Address prefix of the network: 10.77.0.0/24, seen by nobody outside.
 const PREFIX: &str = "10.77.0";
@@ -88,10 +91,18 @@ impl Network {
 
     /// A command that runs `program` on a host.
     pub(crate) fn command(&self, on: HostId, program: &str) -> Command {
+        (self.launcher(on))(program)
+    }
+
+    /// Makes commands that run on a host, for as long as the network is there.
+    pub(crate) fn launcher(&self, on: HostId) -> Launcher {
         let host = self.hosts.iter().find(|host| host.id == on).expect("a host of this network");
-        let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &host.holder.id().to_string(), program]);
-        command
+        let pid = host.holder.id().to_string();
+        Arc::new(move |program| {
+            let mut command = Command::new("nsenter");
+            command.args(["--net", "--target", &pid, program]);
+            command
+        })
     }
 
     /// What `from` sends does not arrive at `to` any more.

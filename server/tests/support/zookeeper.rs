@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -37,25 +37,32 @@ fn free_port() -> u16 {
 
 struct Server {
     dir: PathBuf,
+    ip: IpAddr,
     port: u16,
     /// For encrypted connections.
     secure_port: u16,
     child: Option<Child>,
 }
 
-/// What servers ask of their clients.
+/// Makes a command that runs a program somewhere, for example in a network namespace.
+pub(crate) type Launcher = Arc<dyn Fn(&str) -> Command + Send + Sync>;
+
+/// How servers run, and what they ask of their clients.
 #[derive(Clone, Default)]
 pub(crate) struct EnsembleOptions {
     /// Name and password that SASL digest wants.
     pub(crate) sasl: Option<(String, String)>,
     /// Whether connections are encrypted.
     pub(crate) is_encrypted: bool,
+    /// Where they run, and the address that they have there; loopback by default.
+    pub(crate) place: Option<(IpAddr, Launcher)>,
 }
 
 /// One or three servers.
 pub(crate) struct Ensemble {
     dir: tempfile::TempDir,
     servers: Vec<Server>,
+    launcher: Launcher,
 }
 
 impl Ensemble {
@@ -67,20 +74,24 @@ impl Ensemble {
     pub(crate) fn start_with(count: usize, options: &EnsembleOptions) -> Self {
         assert!(Path::new(SCRIPT).exists(), "ZooKeeper is not installed: run scripts/setup.sh");
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
+        let (ip, launcher) = options
+            .place
+            .clone()
+            .unwrap_or_else(|| (Ipv4Addr::LOCALHOST.into(), Arc::new(|program: &str| Command::new(program))));
         let ports: Vec<[u16; 4]> = (0..count).map(|_| std::array::from_fn(|_| free_port())).collect();
         let mut members = String::new();
         if count > 1 {
             for (number, [_, _, quorum, election]) in (1..).zip(&ports) {
-                writeln!(members, "server.{number}=127.0.0.1:{quorum}:{election}").expect("written");
+                writeln!(members, "server.{number}={ip}:{quorum}:{election}").expect("written");
             }
         }
         let servers = (1..).zip(&ports).map(|(number, [port, secure_port, ..])| {
             let dir = dir.path().join(format!("server-{number}"));
-            let server = Server { dir, port: *port, secure_port: *secure_port, child: None };
+            let server = Server { dir, ip, port: *port, secure_port: *secure_port, child: None };
             configure(&server, number, &members, options);
             server
         });
-        let mut ensemble = Self { servers: servers.collect(), dir };
+        let mut ensemble = Self { servers: servers.collect(), dir, launcher };
         for server in 0..count {
             ensemble.restart(server);
         }
@@ -93,7 +104,7 @@ impl Ensemble {
     /// Every server's address, as `zookeeper.connect` wants them.
     pub(crate) fn connect(&self) -> String {
         let addresses: Vec<String> =
-            self.servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+            (0..self.servers.len()).map(|server| self.address(server).to_string()).collect();
         addresses.join(",")
     }
 
@@ -108,7 +119,7 @@ impl Ensemble {
     }
 
     pub(crate) fn address(&self, server: usize) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.servers[server].port))
+        SocketAddr::new(self.servers[server].ip, self.servers[server].port)
     }
 
     /// SIGKILL.
@@ -134,7 +145,7 @@ impl Ensemble {
         if server.dir.join("server.pem").exists() {
             write!(flags, " -cp {ENCRYPTED_CLASS_PATH}").expect("written");
         }
-        let child = Command::new(SCRIPT)
+        let child = (self.launcher)(SCRIPT)
             .arg("start-foreground")
             .arg(server.dir.join("zoo.cfg"))
             .env("ZOO_LOG_DIR", &server.dir)
@@ -164,7 +175,7 @@ impl Ensemble {
 
     /// Asks a server one of its four-letter questions.
     pub(crate) fn four_letters(&self, server: usize, question: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.address(server)).ok()?;
+        let mut stream = TcpStream::connect_timeout(&self.address(server), Duration::from_secs(5)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         stream.write_all(question.as_bytes()).ok()?;
         let mut answer = String::new();
@@ -215,12 +226,12 @@ impl Drop for Ensemble {
 }
 
 fn configure(server: &Server, number: usize, members: &str, options: &EnsembleOptions) {
-    let Server { dir, port, secure_port, .. } = server;
+    let Server { dir, ip, port, secure_port, .. } = server;
     let data = dir.join("data");
     std::fs::create_dir_all(&data).expect("made");
     std::fs::write(data.join("myid"), number.to_string()).expect("written");
     let mut config = format!(
-        "tickTime=500\ninitLimit=20\nsyncLimit=10\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\n\
+        "tickTime=500\ninitLimit=20\nsyncLimit=10\ndataDir={}\nclientPort={port}\nclientPortAddress={ip}\n\
          admin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n{members}",
         data.display()
     );
@@ -235,7 +246,7 @@ fn configure(server: &Server, number: usize, members: &str, options: &EnsembleOp
     if options.is_encrypted {
         let store = make_certificate(dir);
         config += &format!(
-            "secureClientPort={secure_port}\nsecureClientPortAddress=127.0.0.1\n\
+            "secureClientPort={secure_port}\nsecureClientPortAddress={ip}\n\
              serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
              ssl.keyStore.location={}\nssl.keyStore.password={STORE_PASSWORD}\nssl.keyStore.type=PKCS12\n\
              ssl.clientAuth=none\n",
