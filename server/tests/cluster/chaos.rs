@@ -60,7 +60,7 @@ impl Run {
         let recorder = Recorder::new();
         let shared = cluster.shared.clone();
         let mut problems = Vec::new();
-        let client = workload::connect("setup").await;
+        let client = workload::connect_to_all("setup").await;
         for &(topic, partitions, options) in TOPICS {
             if let Err(why) = workload::create_topic(&client, topic, (partitions, 3), options).await {
                 problems.push(format!("{topic} cannot be created: {why}"));
@@ -101,8 +101,9 @@ impl Run {
         let is_over = Arc::new(AtomicBool::new(false));
         let _stop = StopOnDrop(is_over.clone());
         let over = is_over.clone();
+        let (random, began) = (Pcg64Mcg::seed_from_u64(self.seed), recorder.began());
         let thread = std::thread::spawn(move || {
-            let mut faults = Faults::new(Pcg64Mcg::seed_from_u64(self.seed), self.is_quiet);
+            let mut faults = Faults::new(random, began, self.is_quiet);
             let began = Instant::now();
             while began.elapsed() < self.duration && !over.load(Ordering::SeqCst) {
                 faults.round(&mut cluster);
@@ -151,7 +152,10 @@ impl Run {
         let counts: Vec<String> =
             faults.counts().iter().map(|(fault, count)| format!("{fault:?} {count}")).collect();
         let pause = recorder.longest_pause(COMMIT);
-        let pause = pause.map_or("none".to_owned(), |(pause, of)| format!("{pause:.1?} ({COMMIT}/{of})"));
+        let pause = pause.map_or("none".to_owned(), |pause| {
+            let (length, until) = (pause.length.as_secs_f64(), pause.until.as_secs_f64());
+            format!("{length:.1} s, up to {until:.1} s ({COMMIT}/{})", pause.partition)
+        });
         eprintln!(
             "seed {}: {} faults: {}",
             self.seed,

@@ -80,8 +80,8 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    pub(crate) fn new(random: Pcg64Mcg, is_quiet: bool) -> Self {
-        Self { random, left: Vec::new(), counts: BTreeMap::new(), is_quiet, began: Instant::now() }
+    pub(crate) fn new(random: Pcg64Mcg, began: Instant, is_quiet: bool) -> Self {
+        Self { random, left: Vec::new(), counts: BTreeMap::new(), is_quiet, began }
     }
 
     /// How many of each kind there were.

@@ -157,7 +157,7 @@ pub(crate) fn measure() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
     let mut cluster = Cluster::start(dir.path(), ["0", "1", "0"]).expect("root may make namespaces");
     block_on(async {
-        let client = workload::connect("figures").await;
+        let client = workload::connect_to_all("figures").await;
         for (topic, replicas) in [(TOPIC, 3), (APART, 2)] {
             workload::create_topic(&client, topic, (PARTITIONS, replicas), &[]).await.expect("created");
         }

@@ -20,6 +20,14 @@ pub(crate) struct Tally {
     pub(crate) changes: u64,
 }
 
+/// A time without an ack in one partition.
+pub(crate) struct Pause {
+    pub(crate) partition: u32,
+    pub(crate) length: Duration,
+    /// When it ended, since the beginning.
+    pub(crate) until: Duration,
+}
+
 /// Clones share what is noted.
 #[derive(Clone)]
 pub(crate) struct Recorder {
@@ -86,8 +94,8 @@ impl Recorder {
         self.is_over.set(true);
     }
 
-    /// The longest time that one partition of a topic was without an ack, and which.
-    pub(crate) fn longest_pause(&self, topic: &str) -> Option<(Duration, u32)> {
+    /// The longest time that one partition of a topic was without an ack.
+    pub(crate) fn longest_pause(&self, topic: &str) -> Option<Pause> {
         let history = self.history.borrow();
         let acked = |event: &Event| match event {
             Event::Produce(Produce {
@@ -102,8 +110,10 @@ impl Recorder {
         let mut at: Vec<(u32, u64)> = history.events.iter().filter_map(acked).collect();
         at.sort_unstable();
         let pauses = at.windows(2).filter(|pair| pair[0].0 == pair[1].0);
-        let longest = pauses.map(|pair| (pair[1].1 - pair[0].1, pair[0].0)).max()?;
-        Some((Duration::from_micros(longest.0), longest.1))
+        let longest = pauses.max_by_key(|pair| pair[1].1 - pair[0].1)?;
+        let ((partition, from), (_, until)) = (longest[0], longest[1]);
+        let (length, until) = (Duration::from_micros(until - from), Duration::from_micros(until));
+        Some(Pause { partition, length, until })
     }
 }
 

@@ -81,6 +81,20 @@ pub(crate) async fn connect(name: &str) -> Client {
     panic!("no node answers");
 }
 
+/// Connects once every node runs: only then can a topic have three replicas.
+pub(crate) async fn connect_to_all(name: &str) -> Client {
+    let client = connect(name).await;
+    for _ in 0..300 {
+        if let Ok(metadata) = client.admin().metadata().await
+            && (1..=NODES).all(|node| metadata.shards.iter().any(|shard| shard.node == node))
+        {
+            return client;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("a node does not start");
+}
+
 /// Creates a topic; tries for as long as the cluster is just starting.
 ///
 /// Errors: the last refusal, in words.
