@@ -47,7 +47,8 @@ async fn workload(node_engine: corelog_engine::Engine<SimDisk>, number: u64, wit
 
 #[test]
 fn logs_that_crash_together_recover_each_for_itself() {
-    for seed in seeds("logs_together", 40) {
+    // 768535277: a log whose whole path was new lost its name with the power, because another log had made its grandparent.
+    for seed in std::iter::once(768_535_277).chain(seeds("logs_together", 40)) {
         let executor = Rc::new(Executor::new(seed));
         let disk = SimDisk::new(executor.handle(), SimDiskOptions::default());
         disk.stop_at_sync(executor.handle().random(30..200));
@@ -78,9 +79,12 @@ fn logs_that_crash_together_recover_each_for_itself() {
             let witness = witnesses[number as usize].borrow();
             let opened =
                 node.run(node.engine.open_log(&dir_of(number), LogId(number.into()), log_options(), false));
-            let Ok((log, _)) = opened else {
-                assert_eq!(sure[number as usize], Offset(0), "seed {seed}: log {number}");
-                continue;
+            let (log, _) = match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    assert_eq!(sure[number as usize], Offset(0), "seed {seed}: log {number}: {error}");
+                    continue;
+                }
             };
             let read = node.read_all(&log);
             assert_eq!(read, witness.appended[..read.len()], "seed {seed}: log {number}");

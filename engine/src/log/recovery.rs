@@ -111,13 +111,14 @@ impl<D: Disk> Engine<D> {
         Ok(log)
     }
 
-    /// The directories whose names make `dir` findable and may not be durable: its parent and grandparent (another
-    /// log may have made them a moment ago), and above them those that are not there yet, up to one that is.
+    /// The directories that hold the names by which `dir` is found and that may not be durable: its own, its parent's
+    /// and its grandparent's (another log may have made both a moment ago), and above them those that are not there
+    /// yet, up to one that is.
     async fn parents_to_sync<'a>(&self, dir: &'a Path) -> Vec<&'a Path> {
         let mut parents = Vec::new();
         for parent in dir.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
             parents.push(parent);
-            if parents.len() >= 2 && self.disk().list(parent).await.is_ok() {
+            if parents.len() >= 3 && self.disk().list(parent).await.is_ok() {
                 break;
             }
         }
