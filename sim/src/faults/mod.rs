@@ -16,9 +16,11 @@ use std::time::Duration;
 
 use corelog_engine::TopicPartition;
 use corelog_replication::NodeId;
+use corelog_replication::cluster::PartitionRecord;
 
 use crate::cluster::{Admin, Node, SimCluster};
 use crate::executor::Handle;
+use crate::network::Machine;
 use crate::workload::{Operator, TopicPlan};
 
 /// What can go wrong, by the rows of the fault table in "What must hold".
@@ -48,6 +50,8 @@ pub enum Trouble {
     PowerLossOfAll,
     /// 11. Elections in quick succession.
     ManyElections,
+    /// 11 and 13. Leadership goes back and forth between in-sync replicas that cannot reach each other.
+    Flapping,
     /// 12. Answers of the coordination service are lost, sessions end although the node lives.
     SessionLost,
     /// 15. Power loss with garbage behind the tail.
@@ -85,7 +89,7 @@ pub enum Trouble {
 }
 
 /// Every kind, with how often it is drawn.
-const WEIGHTS: [(Trouble, u64); 29] = [
+const WEIGHTS: [(Trouble, u64); 30] = [
     (Trouble::KillLeader, 12),
     (Trouble::KillAny, 6),
     (Trouble::RollingRestart, 3),
@@ -96,8 +100,9 @@ const WEIGHTS: [(Trouble, u64); 29] = [
     (Trouble::Pause, 8),
     (Trouble::KillAll, 2),
     (Trouble::PowerLoss, 8),
-    (Trouble::PowerLossOfAll, 2),
+    (Trouble::PowerLossOfAll, 5),
     (Trouble::ManyElections, 5),
+    (Trouble::Flapping, 9),
     (Trouble::SessionLost, 6),
     (Trouble::GarbageBehindTail, 2),
     (Trouble::BitRot, 3),
@@ -203,6 +208,7 @@ impl Faults {
             Trouble::PowerLoss => self.power_loss(&self.any_node()).await,
             Trouble::PowerLossOfAll => self.power_loss_of_all().await,
             Trouble::ManyElections => self.many_elections().await,
+            Trouble::Flapping => self.flapping().await,
             Trouble::SessionLost => self.session_lost().await,
             Trouble::GarbageBehindTail => self.garbage_behind_tail().await,
             Trouble::BitRot => self.bit_rot().await,
@@ -313,6 +319,71 @@ impl Faults {
                 self.operator.ask(Admin::AddReplica { partition, node: Some(from) }, 10).await && removed
             }
         }
+    }
+
+    /// Leadership goes back and forth, quickly, between members of one ISR, while links between them are cut or slow: each
+    /// leader appends what others do not have, and none of them learns of it in time.
+    async fn flapping(&self) -> bool {
+        let Some(partition) = self.any_partition() else { return false };
+        let mut struck = false;
+        let one_alone = self.handle.one_in(2);
+        self.operator.workload().focus(Some(partition));
+        for _ in 0..self.handle.random(3..9) {
+            let state = self.cluster.state();
+            let Some(stored) = state.partitions.get(&partition) else { break };
+            let Some(leader) = stored.record.leader.map(|leader| leader.replica.node) else { break };
+            if stored.record.isr.len() < 2 {
+                break;
+            }
+            let links =
+                if one_alone { self.isolate_one(&stored.record) } else { self.spoil_links(&stored.record) };
+            self.pause(50, 450).await;
+            // Away from here for a moment, and nothing else.
+            struck |= self.operator.ask(Admin::Drain { node: leader, is_drained: true }, 1).await;
+            self.pause(0, 150).await;
+            self.operator.ask(Admin::Drain { node: leader, is_drained: false }, 20).await;
+            for (from, to) in links {
+                self.cluster.world.network.heal(from, to);
+                self.cluster.world.network.slow(from, to, 0);
+            }
+        }
+        self.operator.workload().focus(None);
+        struck
+    }
+
+    /// Cuts one member of an ISR off from the others, or none; the cut links, for healing.
+    fn isolate_one(&self, record: &PartitionRecord) -> Vec<(Machine, Machine)> {
+        let at = self.handle.random(0..record.isr.len() as u64 + 1) as usize;
+        let Some(alone) = record.isr.get(at) else { return Vec::new() };
+        let mut links = Vec::new();
+        for other in record.isr.iter().filter(|other| *other != alone) {
+            let (a, b) = (Machine(alone.node.0), Machine(other.node.0));
+            links.extend([(a, b), (b, a)]);
+        }
+        for (from, to) in &links {
+            self.cluster.world.network.cut(*from, *to);
+        }
+        links
+    }
+
+    /// Cuts or slows some links between the members of an ISR; which, for healing.
+    fn spoil_links(&self, record: &PartitionRecord) -> Vec<(Machine, Machine)> {
+        let network = &self.cluster.world.network;
+        let cut_all = self.handle.one_in(3);
+        let mut links = Vec::new();
+        for from in &record.isr {
+            for to in record.isr.iter().filter(|to| *to != from) {
+                let link = (Machine(from.node.0), Machine(to.node.0));
+                match self.handle.random(0..6) {
+                    0..2 => network.cut(link.0, link.1),
+                    2 => network.slow(link.0, link.1, self.handle.random(20_000..400_000)),
+                    _ if cut_all => network.cut(link.0, link.1),
+                    _ => continue,
+                }
+                links.push(link);
+            }
+        }
+        links
     }
 
     async fn drain(&self) -> bool {

@@ -6,6 +6,7 @@ use corelog_replication::NodeId;
 
 use super::Faults;
 use crate::cluster::{Admin, Node};
+use crate::disk::{Fault, FaultEffect, FaultKind};
 
 impl Faults {
     pub(super) async fn kill(&self, node: &Rc<Node>) -> bool {
@@ -70,8 +71,14 @@ impl Faults {
         true
     }
 
+    /// All at once; their disks were slow to sync for a moment before, so that much was under way.
     pub(super) async fn power_loss_of_all(&self) -> bool {
         let world = &self.cluster.world;
+        let us = self.handle.random(1_000..300_000);
+        for disk in self.cluster.nodes.iter().flat_map(|node| node.disks()) {
+            disk.inject(Fault::eio(FaultKind::Sync, "").times(u64::MAX).with(FaultEffect::Delay { us }));
+        }
+        self.pause(100, 1_500).await;
         for node in &self.cluster.nodes {
             node.lose_power(world);
         }

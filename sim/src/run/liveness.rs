@@ -93,7 +93,7 @@ async fn act(cluster: &SimCluster, operator: &Operator, restarted: &mut BTreeSet
     note_unclean(cluster);
 }
 
-/// Adds replicas that a move has taken away and not put back.
+/// Adds replicas that a move has taken away and not put back, and removes those that it has left.
 async fn complete_replicas(cluster: &SimCluster, operator: &Operator, topics: &[TopicPlan]) {
     let state = cluster.state();
     for topic in topics {
@@ -101,6 +101,13 @@ async fn complete_replicas(cluster: &SimCluster, operator: &Operator, topics: &[
         for (partition, stored) in state.partitions_of(stored.record.id) {
             if stored.record.replicas.len() < usize::from(topic.replicas) {
                 operator.ask(Admin::AddReplica { partition, node: None }, 3).await;
+            }
+            let leader = stored.record.leader.map(|leader| leader.replica.node);
+            let surplus = stored.record.replicas.iter().rev().map(|replica| replica.node);
+            let surplus = surplus.filter(|node| Some(*node) != leader);
+            let count = stored.record.replicas.len().saturating_sub(usize::from(topic.replicas));
+            for node in surplus.take(count).collect::<Vec<_>>() {
+                operator.ask(Admin::RemoveReplica { partition, node }, 3).await;
             }
         }
     }

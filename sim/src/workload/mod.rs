@@ -25,6 +25,8 @@ pub struct Workload {
     pause_ms_max: u64,
     producers: Cell<usize>,
     acks: Cell<u64>,
+    /// Where most of the load goes for now.
+    focus: Cell<Option<TopicPartition>>,
     /// Highest log start that was asked for.
     deleted: RefCell<BTreeMap<TopicPartition, u64>>,
 }
@@ -38,6 +40,7 @@ impl Workload {
             pause_ms_max,
             producers: Cell::new(producers as usize),
             acks: Cell::new(0),
+            focus: Cell::new(None),
             deleted: RefCell::default(),
         });
         let handle = &cluster.world.handle;
@@ -85,12 +88,18 @@ impl Workload {
         self.deleted.borrow().get(&partition).copied().unwrap_or(0)
     }
 
+    /// Lets most of the load go to one partition, faster, or to all again.
+    pub fn focus(&self, partition: Option<TopicPartition>) {
+        self.focus.set(partition);
+    }
+
     fn is_loading(&self) -> bool {
         self.is_loading.get()
     }
 
+    /// Longest pause of a client between two turns.
     fn pause_ms_max(&self) -> u64 {
-        self.pause_ms_max
+        if self.focus.get().is_some() { self.pause_ms_max / 4 } else { self.pause_ms_max }
     }
 
     fn producer_ended(&self) {

@@ -39,6 +39,11 @@ impl Operator {
         &self.client
     }
 
+    /// The load beside it.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
     /// Asks for a change until a node says that it is done or makes no sense, at most `attempts` times.
     pub async fn ask(&self, change: Admin, attempts: u32) -> bool {
         for _ in 0..attempts {

@@ -53,7 +53,10 @@ impl Producer {
         if partitions.is_empty() {
             return None;
         }
-        let (name, partition) = partitions[random.random(0..partitions.len() as u64) as usize];
+        let focus = self.workload.focus.get().filter(|_| !random.one_in(4));
+        let focused = partitions.iter().find(|(_, partition)| Some(*partition) == focus).copied();
+        let (name, partition) =
+            focused.unwrap_or_else(|| partitions[random.random(0..partitions.len() as u64) as usize]);
         self.client.leader(partition)?.at?;
         let ack = match name.as_str() {
             "leader" if random.one_in(2) => Ack::Leader,
